@@ -1,0 +1,23 @@
+// Thirty-two interleaved rANS coders (specification: phloem/kernels/rans.py).
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "models.hpp"
+
+namespace phloem {
+
+// Tokens that share one table.
+struct Run {
+  std::span<uint8_t> tokens;
+  TokenTable table;
+};
+
+void rans_encode(const std::vector<Run>& runs, std::string& out);
+// Fills the runs' tokens; returns the position after the coder's bytes.
+size_t rans_decode(std::span<const uint8_t> data, size_t start, const std::vector<Run>& runs);
+
+}  // namespace phloem

@@ -1,0 +1,31 @@
+// Scale classes: how levels are chosen, and the columns of a tensor grouped by level.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "common.hpp"
+
+namespace phloem {
+
+// Columns of one level: `count` of them from `start` in the order of `Groups`.
+struct Group {
+  int level;
+  int64_t start, count;
+};
+
+// A tensor's columns grouped by level, highest first, ascending within a group. Without column levels there is one
+// group, and `order` and `rank` are empty: the identity.
+struct Groups {
+  Groups(const Direction& direction, int64_t columns);
+  std::vector<Group> groups;
+  std::vector<uint32_t> order;  // the column at each place
+  std::vector<uint32_t> rank;   // each column's place within its group
+};
+
+int tensor_level(int64_t total, int64_t size);
+Direction choose_direction(const std::vector<int64_t>& sums, int64_t others, int64_t total, int level);
+std::array<int64_t, kClasses> class_sizes(const std::vector<Scales>& scales);
+
+}  // namespace phloem

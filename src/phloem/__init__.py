@@ -1,0 +1,67 @@
+"""Phloem carries what the branches make: compressed updates for distributed and federated learning.
+
+The names below load on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from phloem.api import Feedback, decode, encode
+    from phloem.errors import ConfigError, FormatError, PhloemError, StateError, StoreError
+    from phloem.job.build import build
+    from phloem.job.runner import Run
+    from phloem.recipe import Recipe, load_recipe
+    from phloem.tensors import Layout, state_digest
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ConfigError": "phloem.errors",
+    "Feedback": "phloem.api",
+    "FormatError": "phloem.errors",
+    "Layout": "phloem.tensors",
+    "PhloemError": "phloem.errors",
+    "Recipe": "phloem.recipe",
+    "Run": "phloem.job.runner",
+    "StateError": "phloem.errors",
+    "StoreError": "phloem.errors",
+    "build": "phloem.job.build",
+    "decode": "phloem.api",
+    "encode": "phloem.api",
+    "load_recipe": "phloem.recipe",
+    "state_digest": "phloem.tensors",
+}
+
+__all__ = [
+    "ConfigError",
+    "Feedback",
+    "FormatError",
+    "Layout",
+    "PhloemError",
+    "Recipe",
+    "Run",
+    "StateError",
+    "StoreError",
+    "build",
+    "decode",
+    "encode",
+    "load_recipe",
+    "state_digest",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The public name, from the module that it lives in."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'phloem' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return [*__all__, "__version__"]

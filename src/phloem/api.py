@@ -1,0 +1,144 @@
+"""The codec as functions: `encode` an update, `decode` a frame, keep what was lost in a `Feedback`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from phloem import feedback as ef
+from phloem.codecs.base import Codec
+from phloem.codecs.registry import codec_from
+from phloem.errors import ConfigError, FormatError
+from phloem.tensors import Layout, State
+from phloem.wire import frame as frames
+
+
+def codec_for(
+    codec: str = "ecsq",
+    *,
+    bits: float | None = None,
+    step: float | None = None,
+    nmse: float | None = None,
+    effort: str = "fast",
+    **options: Any,
+) -> Codec:
+    """The codec that a call of `encode` asks for.
+
+    Raises:
+        ConfigError: an unknown codec or option, or not exactly one of bits, step and nmse for `ecsq`.
+    """
+    if codec != "ecsq":
+        given = [key for key, value in (("bits", bits), ("step", step), ("nmse", nmse)) if value is not None]
+        if given:
+            raise ConfigError(f"codec '{codec}' has no '{given[0]}'", hint="only 'ecsq' has a quality knob")
+        return codec_from({"codec": codec, **options})
+    quality = {key: value for key, value in (("bits", bits), ("step", step), ("nmse", nmse)) if value is not None}
+    return codec_from({"codec": codec, "effort": effort, **quality, **options})
+
+
+def encode(
+    update: Mapping[str, Any],
+    *,
+    bits: float | None = None,
+    step: float | None = None,
+    nmse: float | None = None,
+    effort: str = "fast",
+    codec: str = "ecsq",
+    **options: Any,
+) -> bytes:
+    """The stand-alone frame of an update: a dict of NumPy arrays or torch tensors, by name.
+
+    Args:
+        update: float tensors; they are coded as float32.
+        bits: the wanted bits per parameter, names and shapes not counted.
+        step: the quantiser step, in the update's own unit.
+        nmse: the wanted Σ(error)² ÷ Σ(update)².
+        effort: how hard the encoder works at equal quality.
+        codec: "ecsq" (needs one of bits, step, nmse), "none", "bf16", "int8", "topk" or "sign".
+        options: the other fields of the codec, such as `fraction` for "topk".
+
+    Raises:
+        ConfigError: NaN, infinity or integers in the update, or options that do not fit the codec.
+
+    >>> import numpy as np, phloem
+    >>> update = {"layer.weight": np.sin(np.arange(4096, dtype=np.float32)).reshape(64, 64)}
+    >>> frame = phloem.encode(update, bits=1.0)
+    >>> phloem.decode(frame)["layer.weight"].shape
+    (64, 64)
+    """
+    layout = Layout.of(update)
+    chosen = codec_for(codec, bits=bits, step=step, nmse=nmse, effort=effort, **options)
+    return frames.pack(chosen, layout.arrays(update), layout, with_layout=True)
+
+
+def decode(frame: bytes, layout: Layout | None = None, *, max_parameters: int = 1 << 31) -> State:
+    """The update in a frame, as float32 arrays by name.
+
+    `layout` is needed only for frames from the wire, which leave it out. A frame of a few bytes may claim to be
+    zeros without end; one of more than `max_parameters` is refused before anything is allocated.
+
+    Raises:
+        FormatError: the frame is truncated, altered, too large, or of another version or layout.
+        ConfigError: the frame carries no layout and none was given.
+    """
+    parts = frames.unpack(bytes(frame), layout)
+    if parts.layout.size > max_parameters:
+        raise FormatError(
+            f"the frame claims {parts.layout.size} parameters, more than {max_parameters}",
+            hint="raise max_parameters if you trust its sender",
+        )
+    return parts.layout.named(parts.decode())
+
+
+class Feedback:
+    """Error feedback for a training loop of your own: keeps the residual between calls of `encode`.
+
+    >>> import numpy as np, phloem
+    >>> feedback = phloem.Feedback()
+    >>> frame = feedback.encode({"w": np.linspace(-1, 1, 1000, dtype=np.float32)}, bits=0.5)
+    >>> sorted(phloem.decode(frame))
+    ['w']
+    """
+
+    def __init__(self) -> None:
+        self._layout: Layout | None = None
+        self._state = ef.Residual()
+
+    def encode(self, update: Mapping[str, Any], **quality: Any) -> bytes:
+        """The stand-alone frame of `update` plus what earlier frames lost.
+
+        The last frame counts as received unless `refused()` was called since. `quality` is as for `encode`.
+
+        Raises:
+            ConfigError: other tensors than last time, NaN or infinity. The residual is as before.
+        """
+        layout = Layout.of(update)
+        if self._layout is not None and layout.digest != self._layout.digest:
+            raise ConfigError("this update has other tensors than the one before", hint="use a new Feedback")
+        state, _ = ef.settle(self._state, layout, accepted=True)
+        frame, self._state = ef.send(
+            state, layout.arrays(update), codec_for(**quality), layout, with_layout=True
+        )
+        self._layout = layout
+        return frame
+
+    def refused(self) -> None:
+        """Takes the last frame back: it was refused or lost, and is owed again."""
+        if self._layout is not None:
+            self._state, _ = ef.settle(self._state, self._layout, accepted=False)
+
+    def state_dict(self) -> State:
+        """The residual by name, empty before the first frame; save it with your own checkpoint."""
+        if self._layout is None:
+            return {}
+        settled, _ = ef.settle(self._state, self._layout, accepted=True)
+        assert settled.owed is not None
+        return self._layout.named([array.copy() for array in settled.owed])
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from a residual that `state_dict` gave."""
+        if not state:
+            self._layout, self._state = None, ef.Residual()
+            return
+        self._layout = Layout.of(state)
+        self._state = ef.Residual(owed=tuple(array.copy() for array in self._layout.arrays(state)))

@@ -1,0 +1,68 @@
+"""One text for one meaning: canonical JSON, and the digests taken from it.
+
+The form is RFC 8785's for the values we use: sorted keys, no white space, UTF-8, and numbers that are
+integers or the shortest decimals that read back as the same double. NaN and infinities have no form.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from phloem.errors import ConfigError, FormatError
+
+
+def dumps(value: Any) -> bytes:
+    """`value` as canonical JSON bytes.
+
+    Raises:
+        ConfigError: `value` holds something that JSON cannot say exactly (NaN, bytes, a set).
+
+    >>> dumps({"b": 1, "a": [1.5, None]})
+    b'{"a":[1.5,null],"b":1}'
+    """
+    try:
+        text = json.dumps(
+            plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        )
+        return text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"this value has no canonical JSON form: {error}") from error
+
+
+def loads(data: bytes) -> Any:
+    """The value whose canonical JSON is `data`.
+
+    Raises:
+        FormatError: `data` is not JSON, or not in canonical form.
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"expected canonical JSON, found bytes that do not parse: {error}") from error
+    try:
+        again = dumps(value)
+    except ConfigError as error:
+        raise FormatError(error.message) from error
+    if again != data:
+        raise FormatError("expected canonical JSON, found the same value written in another way")
+    return value
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses as dicts, tuples as lists, all the way down; everything else as it is."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def digest(data: bytes) -> str:
+    """The SHA-256 of `data` in hexadecimal: how blobs, states and plans are named."""
+    return hashlib.sha256(data).hexdigest()

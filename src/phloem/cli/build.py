@@ -1,0 +1,118 @@
+"""`phloem build`: a run at a terminal, in a log file or in a script, over `phloem.build`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from phloem import kernels
+from phloem.errors import ConfigError, StoreError
+from phloem.job.build import build, free_directory
+from phloem.job.directory import RunDirectory
+from phloem.recipe import Recipe, load_recipe
+from phloem.ui.outcome import LABELS, THIS
+from phloem.ui.progress import Display, LiveDisplay, PlainDisplay
+from phloem.ui.table import print_outcome
+
+
+@dataclass(frozen=True)
+class BuildCall:
+    """The words of one `phloem build`."""
+
+    recipe: Path | None
+    changes: tuple[str, ...]
+    out: Path | None
+    resume: Path | None
+    compare: bool
+    json: bool
+    kernels: Any
+
+
+def run_build(call: BuildCall) -> None:
+    """Does what the call asks; words and progress go to standard error.
+
+    Raises:
+        PhloemError: as `phloem.build`. KeyboardInterrupt: with a note that says how to go on.
+    """
+    _check(call)
+    logging.basicConfig(format="note: %(message)s", stream=sys.stderr)
+    kernels.use(call.kernels)
+    _make_importable(call.recipe)
+    recipe, root = _recipe_and_root(call)
+    was_finished = (root / "summary.json").exists()
+    console = Console(stderr=True, highlight=False)
+    with _display(console) as display:
+        try:
+            run = build(
+                recipe,
+                out=None if call.resume else root,
+                resume=call.resume,
+                compare=call.compare,
+                watch=display.watch(THIS),
+                watch_baseline=lambda name: display.watch(LABELS[name]),
+            )
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note(_how_to_go_on(root, call.compare))
+            raise
+    if was_finished:
+        print(f"note: {root} was finished before; nothing of it was trained again", file=sys.stderr)
+    if call.json:
+        _print_json(run.path)
+    else:
+        print_outcome(console, run.summary, run.path)
+
+
+def _check(call: BuildCall) -> None:
+    if call.recipe is None and call.resume is None:
+        raise ConfigError(
+            "there is neither a recipe nor a run to go on with",
+            hint="phloem build RECIPE.toml, or phloem build --resume RUN",
+        )
+    if call.out is not None and call.resume is not None:
+        raise ConfigError("--out starts a run and --resume goes on with one", hint="give one of the two")
+
+
+def _recipe_and_root(call: BuildCall) -> tuple[Recipe, Path]:
+    if call.resume is not None:
+        source = call.recipe or RunDirectory.open(call.resume)[1]
+        return load_recipe(source, call.changes), call.resume
+    assert call.recipe is not None
+    recipe = load_recipe(call.recipe, call.changes)
+    return recipe, call.out if call.out is not None else free_directory(recipe.name)
+
+
+def _make_importable(recipe: Path | None) -> None:
+    """Lets a `package.module:Class` be found here and beside the recipe; installed packages come first."""
+    for folder in (Path.cwd(), *([recipe.resolve().parent] if recipe else [])):
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+
+
+def _display(console: Console) -> Display:
+    if console.is_terminal and not console.is_dumb_terminal:
+        return LiveDisplay(console)
+    return PlainDisplay(lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def _how_to_go_on(root: Path, compare: bool) -> str:
+    if not (root / "run.json").exists():
+        return "interrupted before the first round; nothing was written"
+    command = shlex.join(["phloem", "build", "--resume", str(root), *(["--compare"] if compare else [])])
+    return f"interrupted; go on with: {command}"
+
+
+def _print_json(root: Path) -> None:
+    try:
+        sys.stdout.write((root / "summary.json").read_text("utf-8"))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has enough; no second complaint when Python closes the stream
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        raise StoreError(f"{root}/summary.json cannot be read: {error.strerror}") from error

@@ -1,0 +1,199 @@
+"""The command `phloem`. Data goes to standard output, words and progress to standard error.
+
+Exit codes: 0 done, 1 the run failed, 2 the call or the recipe is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import phloem
+from phloem.errors import ConfigError, PhloemError
+
+FAILED, WRONG_CALL, INTERRUPTED = 1, 2, 130
+
+# Every complaint about the words of a call. Older releases of typer import it from click, newer ones bring
+# their own; its place behind a public class is the same in both.
+_CallError: type[Exception] = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+)
+
+app = typer.Typer(
+    name="phloem",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+class KernelChoice(StrEnum):
+    """What does the codecs' arithmetic; the results are the same to the bit."""
+
+    auto = "auto"
+    reference = "reference"
+    native = "native"
+
+
+RecipeArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[RECIPE.toml]", help="What to build; may be left out with --resume.", show_default=False
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the recipe, as in --set rounds.max=10; repeatable.",
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN", help="The run's directory, new or empty. [default: the first free runs/NAME]"
+    ),
+]
+ResumeOption = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN", help="Go on with an interrupted run; its result is the same to the bit."),
+]
+CompareOption = Annotated[
+    bool,
+    typer.Option(
+        "--compare", help="Also run the recipe uncompressed (fp32, then bf16) and set them side by side."
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print summary.json on standard output, and nothing else there.")
+]
+KernelsOption = Annotated[
+    KernelChoice, typer.Option(help="Native kernels, the NumPy reference, or whichever is there.")
+]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"phloem {phloem.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def phloem_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    r"""Learning across sites with a few hundred times fewer bytes: compressed updates, both ways.
+
+    \b
+    Start here:
+      phloem build examples/digits.toml --compare
+      phloem build --help
+    """
+
+
+@app.command("build")
+def build_command(
+    recipe: RecipeArgument = None,
+    set_: SetOption = None,
+    out: OutOption = None,
+    resume: ResumeOption = None,
+    compare: CompareOption = False,
+    json_: JsonOption = False,
+    kernels: KernelsOption = KernelChoice.auto,
+    debug: DebugOption = False,
+) -> None:
+    r"""Train one model from many sites, as a recipe says.
+
+    Round after round, every site trains on its own data and sends its update as a compressed frame; what a
+    frame left out is owed and sent later. The updates are merged, and the result goes back to the sites,
+    compressed too. Data never leave a site, and every byte that does is counted.
+
+    \b
+    Examples:
+      phloem build examples/digits.toml --compare
+          ten sites learn to read digits; then the same uncompressed, for comparison
+      phloem build examples/digits.toml --set up.bits=0.05 --set rounds.max=20 --out runs/try
+      phloem build --resume runs/try
+          go on after an interruption, a crash or a full disk
+
+    \b
+    What comes out, in RUN:
+      report.html        open it in a browser: metric against bytes and time, bytes per site
+      summary.json       the figures; rounds.jsonl has them by round
+      model.safetensors  the model
+      objects/, refs/    every frame and every round, named by their digests
+
+    \b
+    Exit codes: 0 done, 1 the run failed, 2 the call or the recipe is wrong, 130 interrupted.
+    """
+    from phloem.cli.build import BuildCall, run_build
+
+    try:
+        run_build(BuildCall(recipe, tuple(set_ or ()), out, resume, compare, json_, kernels.value))
+    except KeyboardInterrupt as interrupt:  # here, because releases of typer differ in what they make of it
+        for note in getattr(interrupt, "__notes__", ["interrupted"]):
+            print(note, file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from interrupt
+
+
+@app.command("report")
+def report_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a finished run.")],
+    debug: DebugOption = False,
+) -> None:
+    """Write RUN/report.html again, from what the run recorded."""
+    from phloem.ui.report import write_report
+
+    write_report(run)
+    typer.echo(run / "report.html")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command and leaves with its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    debug = "--debug" in arguments
+    try:
+        code = app(arguments or ["--help"], prog_name="phloem", standalone_mode=False)
+    except _CallError as error:
+        command = getattr(getattr(error, "ctx", None), "command_path", "phloem")
+        words = getattr(error, "format_message", error.__str__)()
+        return _say(words.replace("Value error, ", ""), f"see {command} --help", WRONG_CALL)
+    except ConfigError as error:
+        return _fail(error, WRONG_CALL, debug)
+    except PhloemError as error:
+        return _fail(error, FAILED, debug)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    return code if isinstance(code, int) else 0
+
+
+def _fail(error: PhloemError, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    return _say(error.message, error.hint, code)
+
+
+def _say(message: str, hint: str | None, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    if hint:
+        print(f"hint: {' '.join(hint.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Codec configurations as dataclass fields: strict in both directions, ranges said in words."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Self
+
+from phloem.errors import ConfigError, unknown_key
+
+
+class FromConfig:
+    """Builds a frozen dataclass from its JSON dict; unknown keys are refused by name."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """The codec with this configuration.
+
+        Raises:
+            ConfigError: a key is unknown (the nearest is named), missing, or out of range.
+        """
+        fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        name = getattr(cls, "name", cls.__name__)
+        for key in config:
+            if key not in fields:
+                raise unknown_key(key, fields, f"codec '{name}'")
+        return cls(**config)
+
+
+def check_number(owner: str, key: str, value: Any, low: float, high: float) -> float:
+    """`value` as a float inside [low, high], or a ConfigError that says what was expected."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigError(f"{owner}: '{key}' must be a number, found {value!r}")
+    if not low <= value <= high:
+        raise ConfigError(f"{owner}: '{key}' must lie between {low:g} and {high:g}, found {value!r:.40}")
+    return float(value)

@@ -1,0 +1,142 @@
+"""Where sites live: holds some of a run's sites with their data, answers orders, saves what only it knows.
+
+A host may share the coordinator's process or be a worker of its own (`phloem.engines.worker`); it is given bytes
+and gives bytes either way, and the result does not depend on which.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from phloem.errors import ConfigError, StateError
+from phloem.recipe import Recipe
+from phloem.rounds import events
+from phloem.rounds.plan import Plan, limits_for
+from phloem.rounds.merge import MergeRule
+from phloem.rounds.site import Site
+from phloem.seeds import seed_for
+from phloem.store.files import Store
+from phloem.tasks.base import Memory, Task, load_task
+from phloem.tensors import Layout, State, as_float32, state_digest
+from phloem.wire.messages import Reply, Status
+
+
+def plan_for(recipe: Recipe, state: State) -> Plan:
+    """The plan of a recipe: every party derives the same one from the recipe and the first state."""
+    layout = Layout.of(state)
+    names = sorted({"none", recipe.up["codec"], recipe.down["codec"]})
+    return Plan(
+        run=recipe.name,
+        seed=recipe.seed,
+        sites=recipe.sites.all,
+        layout=layout.digest,
+        initial_state=state_digest(state),
+        up=recipe.up,
+        down=recipe.down,
+        codecs=tuple(names),
+        merge=MergeRule(recipe.rounds.division, recipe.server),
+        clip_norm=recipe.rounds.clip_norm,
+        **limits_for(layout),
+    )
+
+
+def load_task_of(recipe: Recipe) -> Task:
+    """The recipe's task, with torch (where it is used) on one thread, so that sums have one order."""
+    task = load_task(recipe.task_name, recipe.sites.all, recipe.seed, recipe.task_options)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
+    return task
+
+
+def initial_state_of(task: Task, recipe: Recipe) -> State:
+    """The state of round 0, checked: float arrays, all finite."""
+    state = {
+        name: np.array(as_float32(tensor, name))
+        for name, tensor in task.initial_state(seed_for(recipe.seed, "initial")).items()
+    }
+    broken = [name for name, array in state.items() if not np.isfinite(array).all()]
+    if broken:
+        raise ConfigError(f"the task's initial state holds NaN or infinity in '{broken[0]}'")
+    return state
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A host's answer to one order: the reply's bytes, and what it took to make them."""
+
+    message: bytes
+    train_seconds: float
+    codec_seconds: float
+    metrics: dict[str, float]
+
+
+class Host:
+    """Some sites of one run, with their tasks' data and memory."""
+
+    def __init__(self, recipe: Recipe, sites: Sequence[str], emit: events.Emit = events.ignore) -> None:
+        self.recipe = recipe
+        self.task = load_task_of(recipe)
+        state = initial_state_of(self.task, recipe)
+        self.plan = plan_for(recipe, state)
+        self.sites = {name: Site(name, self.plan, state, emit) for name in sites}
+        self.shards = {name: self.task.shard(name) for name in sites}
+        self.memory: dict[str, Memory] = {name: {} for name in sites}
+
+    def deliver(self, name: str, order: bytes) -> Answer:
+        """Lets one site apply an order, train if asked to, and reply."""
+        site = self.sites[name]
+        started = time.perf_counter()
+        work = site.receive(order)
+        received = time.perf_counter()
+        if not work.train:
+            return Answer(site.reply(None), 0.0, received - started, {})
+        seed = seed_for(self.recipe.seed, "train", name, work.round)
+        start = {tensor: array.copy() for tensor, array in site.at.state.items()}
+        trained, memory, examples, metrics = self.task.train(start, self.shards[name], self.memory[name], seed)
+        finished = time.perf_counter()
+        message = site.reply(trained, int(examples))
+        if Reply.unpack(message).status is Status.UPDATE:
+            self.memory[name] = memory  # a broken update leaves the memory as it was, too
+        codec_seconds = (received - started) + (time.perf_counter() - finished)
+        return Answer(message, finished - received, codec_seconds, {k: float(v) for k, v in metrics.items()})
+
+    def save(self, store: Store) -> dict[str, dict[str, Any]]:
+        """Puts what only these sites know into `store`; gives for each the digests to find it by."""
+        saved = {}
+        for name, site in self.sites.items():
+            facts, owed, state = site.save()
+            saved[name] = facts | {
+                "state": store.put(save_tensors(state)),
+                "owed": store.put(save_tensors(owed)),
+                "memory": store.put(save_tensors({k: np.asarray(v, order="C") for k, v in self.memory[name].items()})),
+            }
+        return saved
+
+    def load(self, store: Store, saved: dict[str, dict[str, Any]]) -> None:
+        """Stands again where `save` was called."""
+        for name, site in self.sites.items():
+            facts = saved[name]
+            site.load(facts, read_tensors(store, facts["owed"]), read_tensors(store, facts["state"]))
+            self.memory[name] = read_tensors(store, facts["memory"])
+
+
+def read_tensors(store: Store, digest: str) -> dict[str, Any]:
+    """The tensors in a safetensors blob.
+
+    Raises:
+        StateError: the blob is not safetensors.
+    """
+    try:
+        return dict(load_tensors(store.get(digest)))
+    except SafetensorError as error:
+        raise StateError(f"blob {digest[:12]} of the snapshot is damaged: {error}") from error

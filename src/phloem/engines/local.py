@@ -1,0 +1,85 @@
+"""The local engine: every site on this machine, in this process or in a few worker processes.
+
+Same bytes and same digests for any number of workers: a site always trains in one thread from seeds of its own,
+and only bytes cross between processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from phloem.engines.host import Answer, Host
+from phloem.engines.worker import WorkerHost
+from phloem.recipe import Recipe
+from phloem.rounds import events
+from phloem.store.files import Store
+
+
+class LocalEngine:
+    """Carries orders to sites and brings their answers back."""
+
+    def __init__(self, recipe: Recipe, emit: events.Emit = events.ignore) -> None:
+        names = recipe.sites.all
+        lock = threading.Lock()
+
+        def emit_in_turn(event: events.Event) -> None:
+            with lock:
+                emit(event)
+
+        workers = min(recipe.run.workers, len(names))
+        if workers == 0:
+            self.hosts: list[Host | WorkerHost] = [Host(recipe, names, emit_in_turn)]
+        else:
+            hosts = [WorkerHost(recipe, names[n::workers], emit_in_turn) for n in range(workers)]
+            self.hosts = list(hosts)
+            try:
+                for host in hosts:
+                    host.opened()
+            except BaseException:
+                self.close()
+                raise
+
+    def deliver(self, orders: dict[str, bytes]) -> dict[str, Answer]:
+        """Every site's answer to its order."""
+        def through(host: Host | WorkerHost) -> list[tuple[str, Answer]]:
+            return [(name, host.deliver(name, orders[name])) for name in host.sites if name in orders]
+
+        return dict(sorted(self._by_host(through)))
+
+    def save(self, store: Store) -> dict[str, dict[str, Any]]:
+        """What every site needs to stand again where it is, as digests in `store`."""
+        return dict(sorted(self._by_host(lambda host: host.save(store).items())))
+
+    def load(self, store: Store, saved: dict[str, dict[str, Any]]) -> None:
+        """Puts every site where `save` found it."""
+        for host in self.hosts:
+            host.load(store, {name: saved[name] for name in host.sites})
+
+    def close(self) -> None:
+        """Ends the worker processes, if there are any."""
+        for host in self.hosts:
+            if isinstance(host, WorkerHost):
+                host.close()
+
+    def _by_host(self, call: Any) -> list[tuple[str, Any]]:
+        if len(self.hosts) == 1:
+            with self._interruptible():
+                return list(call(self.hosts[0]))
+        with ThreadPoolExecutor(len(self.hosts)) as pool, self._interruptible():
+            parts: Iterable[Iterable[tuple[str, Any]]] = pool.map(call, self.hosts)
+            return [pair for part in parts for pair in part]
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """On Ctrl-C nobody waits for sites that are still training."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            for host in self.hosts:
+                if isinstance(host, WorkerHost):
+                    host.kill()
+            raise

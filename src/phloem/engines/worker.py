@@ -1,0 +1,168 @@
+"""A host in a process of its own: started by `WorkerHost` and driven over its standard input and output.
+
+Every message is a length (4 bytes, little-endian), that many bytes of JSON, a length, that many raw bytes. An event
+travels to the parent before it takes effect and waits for its answer. What a task prints goes to standard error.
+The process ends when its input does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import IO, Any
+
+from phloem import errors, kernels
+from phloem.engines.host import Answer, Host
+from phloem.errors import PhloemError, StateError
+from phloem.recipe import Recipe
+from phloem.rounds import events
+from phloem.store.files import Store
+
+
+def send(stream: IO[bytes], head: dict[str, Any], payload: bytes = b"") -> None:
+    """Writes one message."""
+    text = json.dumps(head).encode()
+    stream.write(len(text).to_bytes(4, "little") + text + len(payload).to_bytes(4, "little") + payload)
+    stream.flush()
+
+
+def receive(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
+    """Reads one message; None at the end of the stream, also where that is inside a message."""
+    parts = []
+    for _ in range(2):
+        size = stream.read(4)
+        part = stream.read(int.from_bytes(size, "little"))
+        if len(size) < 4 or len(part) < int.from_bytes(size, "little"):
+            return None
+        parts.append(part)
+    return json.loads(parts[0]), parts[1]
+
+
+class WorkerHost:
+    """The parent's side: a host with the same calls as `Host`, in another process."""
+
+    def __init__(self, recipe: Recipe, sites: Sequence[str], emit: events.Emit = events.ignore) -> None:
+        self.sites, self.emit = list(sites), emit
+        start = f"import sys; sys.path[:] = {sys.path!r}; from phloem.engines.worker import main; main()"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        backend = kernels.backend_name()
+        self._send({"do": "open", "recipe": recipe.to_json(), "sites": self.sites, "kernels": backend})
+
+    def opened(self) -> None:
+        """Waits until the sites have their data."""
+        self._answer()
+
+    def deliver(self, name: str, order: bytes) -> Answer:
+        """As `Host.deliver`."""
+        self._send({"do": "deliver", "site": name}, order)
+        head, message = self._answer()
+        return Answer(message, head["train_seconds"], head["codec_seconds"], head["metrics"])
+
+    def save(self, store: Store) -> dict[str, dict[str, Any]]:
+        """As `Host.save`."""
+        self._send({"do": "save", "store": str(store.root)})
+        saved: dict[str, dict[str, Any]] = self._answer()[0]["saved"]
+        return saved
+
+    def load(self, store: Store, saved: dict[str, dict[str, Any]]) -> None:
+        """As `Host.load`."""
+        self._send({"do": "load", "store": str(store.root), "saved": saved})
+        self._answer()
+
+    def close(self) -> None:
+        """Ends the process."""
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream:
+                with contextlib.suppress(BrokenPipeError):  # it died with a message half read
+                    stream.close()
+        self.process.wait()
+
+    def kill(self) -> None:
+        """Ends the process in the middle of whatever it does."""
+        self.process.kill()
+
+    def _send(self, head: dict[str, Any], payload: bytes = b"") -> None:
+        assert self.process.stdin is not None
+        try:
+            send(self.process.stdin, head, payload)
+        except BrokenPipeError as error:
+            raise self._died() from error
+
+    def _answer(self) -> tuple[dict[str, Any], bytes]:
+        assert self.process.stdout is not None
+        while True:
+            message = receive(self.process.stdout)
+            if message is None:
+                raise self._died()
+            head, payload = message
+            if "event" not in head:
+                break
+            self.emit(getattr(events, head["event"])(**head["fields"]))
+            self._send({"do": "go on"})
+        if "error" in head:
+            kind = getattr(errors, head["error"], StateError)
+            raise kind(head["message"], hint=head["hint"])
+        return head, payload
+
+    def _died(self) -> StateError:
+        code = self.process.wait()
+        return StateError(
+            f"the worker with {', '.join(self.sites)} ended with exit code {code}",
+            hint="its own message is above; resume the run once the cause is gone",
+        )
+
+
+def _do(
+    host: Host | None, head: dict[str, Any], payload: bytes, emit: events.Emit
+) -> tuple[Host | None, dict[str, Any], bytes]:
+    if head["do"] == "open":
+        kernels.use(head["kernels"])
+        return Host(Recipe.from_json(head["recipe"]), head["sites"], emit), {}, b""
+    assert host is not None
+    if head["do"] == "deliver":
+        answer = host.deliver(head["site"], payload)
+        facts = {
+            "train_seconds": answer.train_seconds,
+            "codec_seconds": answer.codec_seconds,
+            "metrics": answer.metrics,
+        }
+        return host, facts, answer.message
+    store = Store(head["store"])
+    if head["do"] == "save":
+        return host, {"saved": host.save(store)}, b""
+    host.load(store, head["saved"])
+    return host, {}, b""
+
+
+def main() -> None:
+    """Serves one host until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it ends this process or its input
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a task prints must not get between our messages
+    requests = sys.stdin.buffer
+    host: Host | None = None
+
+    def emit(event: events.Event) -> None:
+        send(replies, {"event": type(event).__name__, "fields": dataclasses.asdict(event)})
+        if receive(requests) is None:
+            raise SystemExit(1)  # the parent stopped the exchange
+
+    while (message := receive(requests)) is not None:
+        try:
+            host, head, payload = _do(host, *message, emit)
+        except PhloemError as error:
+            head = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+            payload = b""
+        send(replies, head, payload)
+
+
+if __name__ == "__main__":
+    main()

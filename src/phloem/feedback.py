@@ -1,0 +1,90 @@
+"""Error feedback: what a codec lost stays with the sender and is added to its next update.
+
+Source: Seide et al., 1-bit stochastic gradient descent, 2014; Karimireddy et al., Error feedback fixes signSGD,
+2019, Algorithm 1. The residual never travels and the decoder never needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from phloem.codecs.base import Codec
+from phloem.errors import ConfigError
+from phloem.tensors import Array, Layout
+from phloem.wire import frame as frames
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """What a sender owes to its receivers, as explicit state.
+
+    Attributes:
+        owed: the residual; None stands for zeros.
+        sent: the frame in flight, whose fate is not known yet.
+        step: the quantiser step of the last frame, a good first guess for the next.
+    While a frame is in flight `owed` is the whole compensated update, so that a refused or lost frame costs
+    nothing: what was owed is owed again.
+    """
+
+    owed: tuple[Array, ...] | None = None
+    sent: bytes | None = None
+    step: float | None = None
+
+
+def send(
+    state: Residual,
+    update: Sequence[Array],
+    codec: Codec,
+    layout: Layout,
+    *,
+    with_layout: bool = False,
+) -> tuple[bytes, Residual]:
+    """The frame for update + residual, and the state while it is in flight.
+
+    Raises:
+        ConfigError: a tensor holds NaN or infinity (the state is unchanged), or a frame is still in flight.
+    """
+    if state.sent is not None:
+        raise ConfigError("the last frame's fate is still open", hint="settle it before the next frame")
+    if state.owed is None:
+        owed = tuple(np.array(u) for u in update)  # copies: the caller may use its arrays again
+    else:
+        owed = _each(np.add, update, state.owed)
+    frame = frames.pack(codec, owed, layout, guess=state.step, with_layout=with_layout)
+    return frame, Residual(owed, frame, frames.step_of(frame, layout) or state.step)
+
+
+def settle(state: Residual, layout: Layout, *, accepted: bool) -> tuple[Residual, list[Array] | None]:
+    """The state once the frame's fate is known, and what the receivers decoded if they took it.
+
+    Accepted: the residual is what the codec lost. Refused, late or lost: all of it is owed again.
+    """
+    if state.sent is None:
+        return state, None
+    if not accepted or state.owed is None:
+        return Residual(state.owed, None, state.step), None
+    decoded = frames.unpack(state.sent, layout).decode()
+    return Residual(_each(np.subtract, state.owed, decoded), None, state.step), decoded
+
+
+def _each(operation: np.ufunc, left: Sequence[Array], right: Sequence[Array]) -> tuple[Array, ...]:
+    """The operation tensor by tensor; 0-d tensors stay arrays, and an overflow stays an infinity."""
+    with np.errstate(over="ignore"):
+        return tuple(np.asarray(operation(a, b)) for a, b in zip(left, right, strict=True))
+
+
+def norm(arrays: Sequence[Array] | None) -> float:
+    """The Euclidean norm over all tensors, summed in float64."""
+    if arrays is None:
+        return 0.0
+    return float(np.sqrt(sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays)))
+
+
+def nmse(wanted: Sequence[Array], decoded: Sequence[Array]) -> float:
+    """Σ(wanted − decoded)² ÷ Σ wanted², 0 for an exact copy (and for zeros sent as zeros)."""
+    power = norm(wanted)
+    lost = norm([w - d for w, d in zip(wanted, decoded, strict=True)])
+    return 0.0 if lost == 0 else (lost / power) ** 2 if power else float("inf")

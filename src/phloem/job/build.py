@@ -1,0 +1,106 @@
+"""`phloem.build`: a recipe in, a finished run out; the command line is a face of this function."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from phloem.errors import ConfigError
+from phloem.job import runner
+from phloem.job.directory import RunDirectory
+from phloem.job.runner import Run
+from phloem.job.watch import Unwatched, Watcher
+from phloem.recipe import Recipe, load_recipe
+from phloem.rounds import events
+from phloem.ui.report import write_report
+
+BASELINES: Mapping[str, dict[str, Any]] = {"fp32": {"codec": "none"}, "bf16": {"codec": "bf16"}}
+
+
+def build(
+    recipe: str | Path | Mapping[str, Any] | Recipe | None = None,
+    *,
+    changes: Sequence[str] = (),
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    compare: bool = False,
+    watch: Watcher | None = None,
+    watch_baseline: Callable[[str], Watcher] | None = None,
+    emit: events.Emit = events.ignore,
+) -> Run:
+    """Trains a model from branches at many sites, as a recipe says; gives the finished run.
+
+    Args:
+        recipe: a TOML file, a mapping with a recipe's keys, or a `Recipe`; may be left out with `resume`, since
+            a run holds its recipe.
+        changes: "rounds.max=10" and the like, as on the command line.
+        out: the directory of the run; by default the first free `runs/NAME`, `runs/NAME-2`, …
+        resume: the directory of an interrupted run, to be continued (instead of `out`).
+        compare: also run the recipe uncompressed (fp32 and bf16) and report all three.
+        watch: told about the start, every round, and the end.
+        watch_baseline: gives the watcher for "fp32" and "bf16".
+        emit: told about every exchange before it takes effect.
+
+    Raises:
+        ConfigError: the recipe or a directory is not as it must be; nothing was done.
+        StateError: the run disagrees with its own record. StoreError: the disk failed; the run can be resumed.
+
+    >>> import phloem, tempfile
+    >>> run = phloem.build("examples/hospitals.toml", changes=["rounds.max=2"], out=tempfile.mkdtemp())
+    >>> run.summary["rounds"]
+    2
+    """
+    if recipe is None:
+        if resume is None:
+            raise ConfigError("there is neither a recipe nor a run to go on with", hint="name a recipe's TOML file")
+        recipe = RunDirectory.open(Path(resume))[1]
+    resolved = load_recipe(recipe, changes)
+    watch = watch or Unwatched()
+    for name in BASELINES if compare else ():
+        baseline(resolved, name)  # a wrong [compare] is found before the run, not after it
+    if resume is not None:
+        run = runner.resume(Path(resume), watch, emit, expect=resolved)
+    else:
+        root = Path(out) if out is not None else free_directory(resolved.name)
+        run = runner.start(resolved, root, watch, emit)
+    if compare:
+        run = _compare(run, resolved, watch_baseline or (lambda name: Unwatched()))
+    write_report(run.path)
+    return run
+
+
+def baseline(recipe: Recipe, name: str) -> Recipe:
+    """The recipe without compression: fp32 or bf16 both ways, FedAvg's division, and `[compare]`'s changes."""
+    table = recipe.to_json()
+    table |= {"up": BASELINES[name], "down": BASELINES[name], "compare": {}}
+    table["rounds"] = table["rounds"] | {"division": 0.0}
+    table["run"] = table["run"] | {"keep_updates": False}
+    for section, changes in recipe.compare.items():
+        table[section] = {**table.get(section, {}), **changes} if isinstance(changes, dict) else changes
+    return Recipe.from_json(table)
+
+
+def _compare(run: Run, recipe: Recipe, watch: Callable[[str], Watcher]) -> Run:
+    found: dict[str, Any] = {}
+    for name in BASELINES:
+        root = run.path / "compare" / name
+        other = baseline(recipe, name)
+        resumable = (root / "run.json").exists()
+        one = runner.resume(root, watch(name), expect=other) if resumable else runner.start(other, root, watch(name))
+        found[name] = one.summary
+    summary = {**run.summary, "compare": found}
+    text = json.dumps(summary, indent=2, sort_keys=True).encode() + b"\n"
+    runner.write_summary(run.path, text)
+    return dataclasses.replace(run, summary=summary)
+
+
+def free_directory(name: str) -> Path:
+    """The first of `runs/NAME`, `runs/NAME-2`, … that is not there."""
+    for number in range(1, 10_000):
+        root = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        if not root.exists():
+            return root
+    raise ConfigError(f"runs/{name} to runs/{name}-9999 are all there", hint="name a directory with --out")

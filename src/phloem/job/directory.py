@@ -1,0 +1,201 @@
+"""A run's directory: a store that anyone may read, and a private part that only a resume needs.
+
+    run.json            which recipe, which plan, which version of this layout
+    objects/ refs/      the store: frames, commits and plan as blobs; `trunk` names the newest commit
+    rounds.jsonl        one line per round
+    summary.json  report.html  model.safetensors      written at the end
+    private/            residuals and optimiser states of the sites: never share it
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from phloem import canonical
+from phloem.errors import ConfigError, ConflictError, StateError, StoreError
+from phloem.job.record import RoundRecord
+from phloem.recipe import Recipe
+from phloem.rounds.plan import Plan
+from phloem.store.files import Store, write_durably
+
+VERSION = 0
+TRUNK = "trunk"
+_RESUME = "resume"
+_MARKER = "run.json"
+
+
+class RunDirectory:
+    """Where one run keeps what it made, and what it needs to go on after a crash."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.store = Store(root)
+
+    @functools.cached_property
+    def private(self) -> Store:
+        """The part for this machine only; made when it is first needed, gone when the run is finished."""
+        store = Store(self.root / "private")
+        os.chmod(store.root, 0o700)
+        return store
+
+    @classmethod
+    def create(cls, root: Path, recipe: Recipe, plan: Plan) -> RunDirectory:
+        """A new run in an empty (or not yet existing) directory.
+
+        Raises:
+            ConfigError: the directory has something in it.
+        """
+        cls.check_free(root)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{root} cannot be made: {error.strerror}", hint="choose another --out") from error
+        marker = {"layout": VERSION, "recipe": recipe.to_json(), "plan": plan.digest}
+        _write(root / _MARKER, json.dumps(marker, indent=2).encode() + b"\n")
+        return cls(root)
+
+    @staticmethod
+    def check_free(root: Path) -> None:
+        """Nothing, if a run may be made in `root`.
+
+        Raises:
+            ConfigError: it has something in it.
+        """
+        if root.exists() and (not root.is_dir() or any(not _is_leftover(path) for path in root.iterdir())):
+            is_run = (root / _MARKER).exists()
+            hint = "continue it with --resume, or choose another --out" if is_run else "choose another --out"
+            raise ConfigError(f"{root} is not empty", hint=hint)
+
+    @classmethod
+    def open(cls, root: Path) -> tuple[RunDirectory, Recipe, str]:
+        """A run that is there, its recipe and its plan's digest.
+
+        Raises:
+            ConfigError: there is no run. StateError: it was made by another version.
+        """
+        try:
+            marker = json.loads((root / _MARKER).read_text("utf-8"))
+            version, recipe, plan = marker["layout"], marker["recipe"], marker["plan"]
+        except FileNotFoundError as error:
+            raise ConfigError(f"there is no run in {root}", hint="start one with --out instead of --resume") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StateError(f"{root / _MARKER} is damaged: {error}") from error
+        if version != VERSION:
+            raise StateError(
+                f"{root} is a run of version {version}, this is version {VERSION}",
+                hint="resume it with the Phloem that made it",
+            )
+        return cls(root), Recipe.from_json(recipe), plan
+
+    def write(self, name: str, content: bytes) -> None:
+        """Puts one of the run's own files in its place, whole or not at all."""
+        _write(self.root / name, content)
+
+    def commit(self, parent: str | None, content: dict[str, Any]) -> str:
+        """Puts a commit behind `parent` at the trunk's head and gives its digest.
+
+        A resumed run makes its last commits once more; they must come out the same.
+
+        Raises:
+            StateError: the trunk's head is neither `parent` nor this very commit.
+        """
+        parents = [] if parent is None else [parent]
+        digest = self.store.put(canonical.dumps({**content, "parents": parents}))
+        try:
+            self.store.swap(TRUNK, parent, digest)
+        except ConflictError as error:
+            if self._is_behind_head(digest):
+                return digest
+            raise StateError(
+                f"round {content.get('round')} was made again and came out different",
+                hint="task, data, library versions or hardware changed since the run was started",
+            ) from error
+        return digest
+
+    def _is_behind_head(self, digest: str) -> bool:
+        head = self.store.read(TRUNK)
+        while head is not None and head != digest:
+            parents = canonical.loads(self.store.get(head))["parents"]
+            head = parents[0] if parents else None
+        return head == digest
+
+    # -- rounds.jsonl ----------------------------------------------------------------------------------------
+
+    def append(self, record: RoundRecord) -> None:
+        """Adds one line to `rounds.jsonl`; durable when this returns, as the snapshot after it will be."""
+        try:
+            with (self.root / "rounds.jsonl").open("a", encoding="utf-8") as file:
+                file.write(record.to_json() + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StoreError(
+                f"{self.root}/rounds.jsonl could not be written: {error.strerror}", hint="free some space and resume"
+            ) from error
+
+    def records(self) -> list[RoundRecord]:
+        """The lines of `rounds.jsonl` that are whole."""
+        try:
+            lines = (self.root / "rounds.jsonl").read_text("utf-8").split("\n")
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise StoreError(f"{self.root}/rounds.jsonl cannot be read: {error}") from error
+        try:
+            return [RoundRecord.from_json(line) for line in lines[:-1]]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StateError(f"{self.root}/rounds.jsonl is damaged: {error}", hint="restore the file") from error
+
+    def keep_records(self, records: list[RoundRecord]) -> None:
+        """Cuts `rounds.jsonl` back to these."""
+        self.write("rounds.jsonl", "".join(r.to_json() + "\n" for r in records).encode())
+
+    # -- what a resume starts from ---------------------------------------------------------------------------
+
+    def save_snapshot(self, snapshot: dict[str, Any]) -> None:
+        """Makes `snapshot` (facts and blob digests of the private store) the point that a resume starts from."""
+        before = self.private.read(_RESUME)
+        digest = self.private.put(canonical.dumps(snapshot))
+        self.private.swap(_RESUME, before, digest)
+        needed = {digest, *_digests(snapshot)}
+        for blob in list(self.private.digests()):
+            if blob not in needed:
+                self.private.forget(blob)
+
+    def load_snapshot(self) -> dict[str, Any] | None:
+        """The last snapshot, or None before the first."""
+        digest = self.private.read(_RESUME)
+        if digest is None:
+            return None
+        snapshot: dict[str, Any] = canonical.loads(self.private.get(digest))
+        return snapshot
+
+    def finish(self) -> None:
+        """Removes what only a resume needed."""
+        shutil.rmtree(self.root / "private", ignore_errors=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        write_durably(path, content)
+    except OSError as error:
+        raise StoreError(f"{path} could not be written: {error.strerror}", hint="free some space and resume") from error
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether `path` is what a killed `write_durably` left beside its target."""
+    return path.name.startswith(f".{_MARKER}.")
+
+
+def _digests(value: Any) -> set[str]:
+    """Every string in `value` that may name a blob."""
+    if isinstance(value, dict):
+        return set().union(*(_digests(item) for item in value.values()))
+    if isinstance(value, list):
+        return set().union(*(_digests(item) for item in value))
+    return {value} if isinstance(value, str) and len(value) == 64 else set()

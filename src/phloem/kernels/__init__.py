@@ -1,0 +1,101 @@
+"""The arithmetic of the codecs, twice and equal to the bit: NumPy (`reference`, the specification) and C++.
+
+Callers ask for `backend()`. By default that is the native kernel where it was built and the reference
+otherwise.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Sequence
+from typing import Literal, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from phloem.errors import ConfigError
+from phloem.kernels.steps import Step
+
+__all__ = ["Kernels", "Step", "available", "backend", "backend_name", "use"]
+
+FloatArray = npt.NDArray[np.float32]
+BackendName = Literal["auto", "reference", "native"]
+
+_log = logging.getLogger(__name__)
+_chosen: list[Kernels] = []  # none or one
+
+
+class Kernels(Protocol):
+    """What both kernels offer. Arrays are C-contiguous float32; results are equal to the bit."""
+
+    NAME: str
+
+    def ecsq_extent(self, arrays: Sequence[FloatArray]) -> tuple[float, int]:
+        """The largest magnitude, and the index of the first tensor with a NaN or an infinity (-1: none)."""
+        ...
+
+    def ecsq_energy(self, arrays: Sequence[FloatArray], others: Sequence[FloatArray] | None = None) -> float:
+        """The sum of squares of the arrays, or of their differences from the others."""
+        ...
+
+    def ecsq_encode(self, arrays: Sequence[FloatArray], step: Step) -> bytes:
+        """The body of these tensors at this step."""
+        ...
+
+    def ecsq_decode(self, body: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> list[FloatArray]:
+        """The tensors of a body, or FormatError."""
+        ...
+
+
+def available() -> tuple[str, ...]:
+    """The kernels that can be used here, the reference first."""
+    return ("reference",) if _native_or_none() is None else ("reference", "native")
+
+
+def use(name: BackendName) -> None:
+    """Choose the kernels for this process from now on.
+
+    Raises:
+        ConfigError: the native kernels are asked for and were not built.
+    """
+    if name == "auto":
+        native = _native_or_none()
+        if native is None:
+            _log.warning("native kernels are not built: using the NumPy reference (same results, slower)")
+        chosen = native or _reference()
+    elif name == "reference":
+        chosen = _reference()
+    elif name == "native":
+        native = _native_or_none()
+        if native is None:
+            raise ConfigError(
+                "The native kernels were not built.", hint="install a C++ compiler and reinstall phloem"
+            )
+        chosen = native
+    else:
+        raise ConfigError(f"There are no kernels '{name}'.", hint="known: auto, reference, native")
+    _chosen[:] = [chosen]
+
+
+def backend() -> Kernels:
+    """The chosen kernels; chooses by itself on first use, and says so if it has to fall back."""
+    if not _chosen:
+        use("auto")
+    return _chosen[0]
+
+
+def backend_name() -> Literal["reference", "native"]:
+    """The name of the chosen kernels."""
+    return cast(Literal["reference", "native"], backend().NAME)
+
+
+def _reference() -> Kernels:
+    return cast(Kernels, importlib.import_module("phloem.kernels.reference"))
+
+
+def _native_or_none() -> Kernels | None:
+    try:
+        return cast(Kernels, importlib.import_module("phloem.kernels.native"))
+    except ImportError:
+        return None

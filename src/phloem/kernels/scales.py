@@ -1,0 +1,141 @@
+"""Scale classes: levels of tensors, rows and columns, in half-octaves of the mean quantised magnitude."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+
+from phloem.kernels.tables import (
+    CLASS_LOWEST,
+    CLASSES,
+    LEVEL_HIGHEST,
+    LEVEL_LOWEST,
+    LEVEL_REACH,
+    LEVELS_SMALLEST,
+    log2_q16,
+    tables,
+)
+
+IntArray = npt.NDArray[np.int64]
+
+#: How the levels of a direction are sent: not at all, in octaves, in half-octaves.
+NONE, OCTAVES, HALVES = 0, 1, 2
+#: Weights of the prior in a row's mean, in quantised units: two candidates, the encoder takes the cheaper.
+_PRIORS = (2, 6)
+#: What a direction with levels must save before it is worth sending them: 16 bits.
+_OVERHEAD = 16 << 16
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A tensor seen as a matrix: the first dimension by all others; a vector is one row."""
+
+    rows: int
+    columns: int
+
+    @classmethod
+    def of(cls, shape: Sequence[int]) -> Shape:
+        """The matrix view of a tensor's shape."""
+        if len(shape) < 2:
+            return cls(1, prod(shape))
+        return cls(shape[0], prod(shape[1:]))
+
+    @property
+    def size(self) -> int:
+        """The number of coefficients."""
+        return self.rows * self.columns
+
+    @property
+    def levelled(self) -> bool:
+        """Whether rows and columns may have levels of their own."""
+        return self.rows > 1 and self.size >= LEVELS_SMALLEST
+
+
+@dataclass(frozen=True)
+class Direction:
+    """The levels of all rows (or columns), and in which unit they are sent. Shape of `levels`: (rows,)."""
+
+    mode: int
+    levels: IntArray
+
+
+@dataclass(frozen=True)
+class Scales:
+    """The levels of one tensor that is not all zero."""
+
+    shape: Shape
+    level: int
+    rows: Direction
+    columns: Direction
+
+    def classes(self) -> npt.NDArray[np.uint8]:
+        """The class of every coefficient, counted from the lowest. Shape: (size,)."""
+        rows = (self.rows.levels + (self.level - CLASS_LOWEST)).astype(np.uint8)
+        return (rows[:, None] + self.columns.levels.astype(np.int8).view(np.uint8)).reshape(-1)
+
+
+def flat(count: int) -> Direction:
+    """A direction without levels."""
+    return Direction(NONE, np.zeros(count, dtype=np.int64))
+
+
+def measure(magnitudes: npt.NDArray[np.int32], shape: Shape) -> Scales | None:
+    """The scales of a tensor from its coarsely quantised magnitudes, or None where all are zero."""
+    total = int(magnitudes.sum(dtype=np.int64))
+    if total == 0:
+        return None
+    mean = float(total) / float(shape.size)
+    level = int(np.searchsorted(tables().half_octaves, mean, side="right")) - 100
+    level = max(LEVEL_LOWEST, min(level, LEVEL_HIGHEST))
+    if not shape.levelled:
+        return Scales(shape, level, flat(shape.rows), flat(shape.columns))
+    matrix = magnitudes.reshape(shape.rows, shape.columns)
+    rows = _choose(matrix.sum(axis=1, dtype=np.int64), shape.columns, total, level)
+    columns = _choose(matrix.sum(axis=0, dtype=np.int64), shape.rows, total, level)
+    return Scales(shape, level, rows, columns)
+
+
+def class_order(scales: Sequence[Scales | None]) -> tuple[IntArray, IntArray]:
+    """The permutation that sorts the coefficients of non-zero tensors by class, and each class's size."""
+    classes = np.concatenate([scale.classes() for scale in scales if scale is not None])
+    return np.argsort(classes, kind="stable"), np.bincount(classes, minlength=CLASSES)
+
+
+def _choose(sums: IntArray, others: int, total: int, level: int) -> Direction:
+    """The cheapest way to send one direction; `others` is the number of coefficients behind each sum."""
+    best = flat(sums.size)
+    least = _geometric_cost(sums.size * others, total, level)
+    for prior in _PRIORS:
+        ratio = ((sums + prior) * sums.size).astype(np.float64) / float(total + prior * sums.size)
+        halves = np.searchsorted(tables().half_octaves, ratio, side="right") - 100
+        octaves = 2 * np.searchsorted(tables().octaves, ratio, side="right") - 100
+        for mode, levels in ((OCTAVES, octaves), (HALVES, halves)):
+            levels = levels.clip(-LEVEL_REACH, LEVEL_REACH)
+            cost = _direction_cost(sums, levels, others, level)
+            if cost < least:
+                best, least = Direction(mode, levels.astype(np.int64)), cost
+    return best
+
+
+def _direction_cost(sums: IntArray, levels: IntArray, others: int, level: int) -> int:
+    """Q16 bits of a tensor whose rows have these levels, and of the levels themselves."""
+    logs = tables().logs
+    counts = np.bincount(levels + LEVEL_REACH)
+    low = np.bincount(levels + LEVEL_REACH, weights=(sums & 0xFFFFFFFF))
+    high = np.bincount(levels + LEVEL_REACH, weights=(sums >> 32))
+    cost = _OVERHEAD + sums.size * log2_q16(sums.size, logs)
+    for index in np.flatnonzero(counts):
+        count = int(counts[index])
+        mass = int(low[index]) + (int(high[index]) << 32)
+        cost += _geometric_cost(count * others, mass, level + int(index) - LEVEL_REACH)
+        cost -= count * log2_q16(count, logs)
+    return cost
+
+
+def _geometric_cost(count: int, mass: int, level: int) -> int:
+    """Q16 bits of `count` magnitudes that add up to `mass`, in a geometric class of this level."""
+    return (count + mass) * int(tables().class_costs[level - CLASS_LOWEST]) - mass * level * 32768

@@ -1,0 +1,352 @@
+"""A recipe: one TOML file that says what is built, from which sites, under which limits.
+
+Every key is checked: an unknown key names the nearest known one, a wrong type or range says what was expected.
+`Recipe` as JSON is the resolved recipe, with every default written out; a run keeps it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from phloem import canonical
+from phloem.codecs.config import check_number
+from phloem.codecs.registry import BY_NAME, codec_from
+from phloem.errors import ConfigError, nearest, unknown_key
+from phloem.rounds.merge import MergeRule, ServerOptimizer
+
+_T = TypeVar("_T")
+_RATE = re.compile(r"\s*([0-9.]+)\s*([kmg]?)bit(?:/s|ps)?\s*", re.IGNORECASE)
+_TIME = re.compile(r"\s*([0-9.]+)\s*(us|ms|s)\s*", re.IGNORECASE)
+_RATE_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+_TIME_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+STOPS = ("rounds", "target")
+_DEFAULT_CODEC = {"codec": "ecsq", "bits": 0.05, "effort": "fast"}
+
+
+@dataclass(frozen=True)
+class Away:
+    """A site that cannot be reached from round `first` up to and including round `last`."""
+
+    site: str
+    first: int
+    last: int
+
+    def __post_init__(self) -> None:
+        check_number("[[sites.away]]", "first", self.first, 0, 1e9)
+        check_number("[[sites.away]]", "last", self.last, self.first, 1e9)
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Who takes part, and how reliably: either `count` sites called site-0, site-1, … or `names`.
+
+    `participation`: share of the sites asked to train in a round. `dropout`: chance that a site cannot be reached
+    in a round. `late`: chance that its update comes after the round was closed (it is refused and owed again).
+    """
+
+    count: int = 0
+    names: list[str] = field(default_factory=list)
+    participation: float = 1.0
+    dropout: float = 0.0
+    late: float = 0.0
+    away: list[Away] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if bool(self.count) == bool(self.names):
+            raise ConfigError("[sites] needs either 'count' or 'names'")
+        check_number("[sites]", "count", self.count, 0, 100_000)
+        if len(set(self.names)) != len(self.names) or not all(re.fullmatch(r"[\w.-]{1,64}", n) for n in self.names):
+            raise ConfigError("[sites]: 'names' must be different, of letters, digits, '.', '_' and '-'")
+        check_number("[sites]", "participation", self.participation, 1e-9, 1.0)
+        check_number("[sites]", "dropout", self.dropout, 0.0, 0.999)
+        check_number("[sites]", "late", self.late, 0.0, 0.999)
+        unknown = [gap.site for gap in self.away if gap.site not in self.all]
+        if unknown:
+            raise unknown_key(unknown[0], self.all, "[sites]: away names a site that is not there; the list")
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every site's name, sorted."""
+        width = len(str(self.count - 1))
+        return tuple(sorted(self.names or [f"site-{n:0{width}}" for n in range(self.count)]))
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How long, and how updates are merged.
+
+    `stop` = "rounds" runs `max` rounds; "target" stops once the task's metric on the stopping data reaches
+    `target`, after `max` rounds at the latest. `division` is p of `phloem.rounds.merge.MergeRule`; `clip_norm`
+    bounds the Euclidean norm of a site's update.
+    """
+
+    max: int = 30
+    stop: str = "rounds"
+    target: float | None = None
+    division: float = 0.0
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        check_number("[rounds]", "max", self.max, 1, 1_000_000)
+        if self.stop not in STOPS:
+            raise ConfigError(f"[rounds]: 'stop' is one of {', '.join(STOPS)}, found '{self.stop}'")
+        if self.stop == "target" and self.target is None:
+            raise ConfigError("[rounds]: stop = 'target' needs a 'target'")
+        if self.target is not None:
+            check_number("[rounds]", "target", self.target, -1e300, 1e300)
+        if self.clip_norm is not None:
+            check_number("[rounds]", "clip_norm", self.clip_norm, 1e-12, 1e12)
+        MergeRule(self.division)
+
+
+@dataclass(frozen=True)
+class Link:
+    """A site's line. Rates in bits per second ("10mbit"), latency in seconds ("40ms"), one way.
+
+    `train_seconds` is what one round of training takes on the simulated clock; 0 shows communication alone.
+    """
+
+    up: float = 10e6
+    down: float = 10e6
+    latency: float = 0.04
+    train_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number("[link]", "up", self.up, 1.0, 1e15)
+        check_number("[link]", "down", self.down, 1.0, 1e15)
+        check_number("[link]", "latency", self.latency, 0.0, 1e6)
+        check_number("[link]", "train_seconds", self.train_seconds, 0.0, 1e9)
+
+    def up_seconds(self, size_bytes: int) -> float:
+        """How long `size_bytes` take to the coordinator."""
+        return self.latency + 8 * size_bytes / self.up
+
+    def down_seconds(self, size_bytes: int) -> float:
+        """How long `size_bytes` take to the site."""
+        return self.latency + 8 * size_bytes / self.down
+
+
+@dataclass(frozen=True)
+class Running:
+    """How this machine runs the job; none of it changes a result.
+
+    `workers`: 0 trains in this process, n > 0 in n processes. `keep_updates`: whether the sites' frames stay in the
+    run directory (a replay needs them). `snapshot_every`: rounds between two points that a resume can start from.
+    """
+
+    workers: int = 0
+    keep_updates: bool = True
+    snapshot_every: int = 1
+
+    def __post_init__(self) -> None:
+        check_number("[run]", "workers", self.workers, 0, 256)
+        check_number("[run]", "snapshot_every", self.snapshot_every, 1, 1_000_000)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a run is made from; equal recipes and seeds give equal states.
+
+    `compare` has the changes under which the uncompressed baselines of `--compare` do best.
+    """
+
+    name: str
+    task: dict[str, Any]
+    sites: Sites
+    rounds: Rounds = field(default_factory=Rounds)
+    server: ServerOptimizer = field(default_factory=ServerOptimizer)
+    up: dict[str, Any] = field(default_factory=lambda: dict(_DEFAULT_CODEC))
+    down: dict[str, Any] = field(default_factory=lambda: dict(_DEFAULT_CODEC))
+    link: Link = field(default_factory=Link)
+    links: dict[str, Link] = field(default_factory=dict)
+    run: Running = field(default_factory=Running)
+    compare: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]{1,64}", self.name):
+            raise ConfigError(f"'name' must be letters, digits, '.', '_' and '-', found {self.name!r:.80}")
+        check_number("the recipe", "seed", self.seed, 0, 2**62)
+        if not isinstance(self.task.get("name"), str):
+            raise ConfigError("[task] needs a 'name'", hint="a task's name, or 'package.module:Class'")
+        for site in self.links:
+            if site not in self.sites.all:
+                raise unknown_key(site, self.sites.all, "[links]")
+        codec_from(self.up)
+        codec_from(self.down)
+        canonical.dumps([self.task, self.compare])  # a run keeps the recipe as JSON: no dates, no NaN
+
+    @property
+    def task_name(self) -> str:
+        """The task's name or import path."""
+        return str(self.task["name"])
+
+    @property
+    def task_options(self) -> dict[str, Any]:
+        """The other keys of [task]."""
+        return {key: value for key, value in self.task.items() if key != "name"}
+
+    def link_of(self, site: str) -> Link:
+        """The line of one site."""
+        return self.links.get(site, self.link)
+
+    def to_json(self) -> dict[str, Any]:
+        """The resolved recipe as plain JSON values."""
+        plain = canonical.plain(self)
+        assert isinstance(plain, dict)
+        return plain
+
+    @classmethod
+    def from_json(cls, table: Mapping[str, Any]) -> Recipe:
+        """The recipe that a table (TOML or JSON) describes; strict about every key, type and range.
+
+        Raises:
+            ConfigError: one sentence about the first thing that is wrong.
+        """
+        table = dict(table)
+        links: dict[str, Link] = {}
+        for site, rows in _table(table.pop("links", {}), "[links]").items():
+            base = _table(table.get("link", {}), "[link]")
+            links[site] = _link({**base, **_table(rows, f"[links.{site}]")}, f"[links.{site}]")
+        if "link" in table:
+            table["link"] = _link(_table(table["link"], "[link]"), "[link]")
+        for direction in ("up", "down"):
+            if direction in table:
+                table[direction] = _codec(_table(table[direction], f"[{direction}]"), direction)
+        return _build(cls, {**table, "links": links}, "the recipe")
+
+
+def load_recipe(source: str | Path | Mapping[str, Any] | Recipe, changes: Sequence[str] = ()) -> Recipe:
+    """The recipe in a TOML file (or a table of its keys), with `--set`-style changes applied.
+
+    Args:
+        source: a path, a mapping with the recipe's keys, or a recipe.
+        changes: "rounds.max=10" and the like; the value is read as TOML, else as text.
+
+    Raises:
+        ConfigError: no such file, not TOML, or a key, type or range that is wrong.
+    """
+    if isinstance(source, Recipe):
+        table = source.to_json()
+    elif isinstance(source, Mapping):
+        table = {key: value for key, value in source.items()}
+    else:
+        table = _read_toml(Path(source))
+    for change in changes:
+        _apply(table, change)
+    return Recipe.from_json(table)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no recipe at {path}", hint="name a TOML file; examples/ has some") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the recipe {path} cannot be read: {error}") from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"the recipe {path} is not TOML: {error}") from error
+
+
+def _apply(table: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"expected --set key=value, found '{change}'", hint="for example --set rounds.max=10")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *path, last = key.strip().split(".")
+    for part in path:
+        table[part] = dict(table.get(part, {})) if isinstance(table.get(part, {}), Mapping) else {}
+        table = table[part]
+    table[last] = value
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} must be a table of keys, found {value!r:.60}")
+    return dict(value)
+
+
+def _link(table: dict[str, Any], where: str) -> Link:
+    for key in ("up", "down"):
+        if isinstance(table.get(key), str):
+            table[key] = _quantity(table[key], _RATE, _RATE_UNITS, f"{where}: '{key}'", "a rate like '10mbit'")
+    if isinstance(table.get("latency"), str):
+        table["latency"] = _quantity(table["latency"], _TIME, _TIME_UNITS, f"{where}: 'latency'", "a time like '40ms'")
+    return _build(Link, table, where)
+
+
+def _quantity(text: str, pattern: re.Pattern[str], units: Mapping[str, float], what: str, like: str) -> float:
+    match = pattern.fullmatch(text)
+    try:
+        if match:
+            return float(match[1]) * units[match[2].lower()]
+    except ValueError:
+        pass
+    raise ConfigError(f"{what} must be {like}, found '{text}'")
+
+
+def _codec(table: dict[str, Any], direction: str) -> dict[str, Any]:
+    table.setdefault("codec", "ecsq")
+    if not isinstance(table["codec"], str):
+        raise ConfigError(f"[{direction}]: 'codec' must be a text, found {table['codec']!r:.60}")
+    if table["codec"] not in BY_NAME:
+        near = nearest(str(table["codec"]), BY_NAME)
+        hint = f"did you mean '{near}'?" if near else f"known: {', '.join(sorted(BY_NAME))}"
+        raise ConfigError(f"[{direction}]: there is no codec '{table['codec']}'", hint=hint)
+    codec = codec_from(table)
+    config = canonical.plain(codec)
+    return {"codec": codec.name, **{key: value for key, value in config.items() if value is not None}}
+
+
+def _build(cls: type[_T], table: Mapping[str, Any], where: str) -> _T:
+    """The dataclass `cls` from `table`, strict about keys and types."""
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in table:
+        if key not in fields:
+            raise unknown_key(key, fields, where)
+    values = {}
+    for key, spec in fields.items():
+        if key in table:
+            values[key] = _value(hints[key], table[key], f"{where}: '{key}'", key)
+        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where} lacks '{key}'")
+    return cls(**values)
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def _value(hint: Any, value: Any, where: str, key: str) -> Any:
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    if dataclasses.is_dataclass(hint):
+        assert isinstance(hint, type)
+        return value if isinstance(value, hint) else _build(hint, _table(value, f"[{key}]"), f"[{key}]")
+    if typing.get_origin(hint) is list:
+        if not isinstance(value, list):
+            raise ConfigError(f"{where} must be a list, found {value!r:.60}")
+        return [_value(typing.get_args(hint)[0], item, where, key) for item in value]
+    if typing.get_origin(hint) is dict:
+        return _table(value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 1000:
+        return float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{where} must be {_KINDS.get(hint, hint)}, found {value!r:.60}")
+    return value

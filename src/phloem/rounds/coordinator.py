@@ -1,0 +1,292 @@
+"""The coordinator's half of the protocol: orders out, replies in, one frame down per round.
+
+It separates the *exchange* (frames, who is where, what was accepted) from the *merge* (weights, server step),
+which an engine may replace. Updates are folded one by one in sorted site order, whatever order they came in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from phloem import canonical
+from phloem import feedback as ef
+from phloem.codecs.casts import NoCompression
+from phloem.errors import ConfigError, FormatError, StateError
+from phloem.feedback import Residual
+from phloem.rounds import events
+from phloem.rounds.choose import DOWN, Choose, FixedChoice, Timing
+from phloem.rounds.merge import Merge, WeightedMerge
+from phloem.rounds.plan import LARGEST_VALUE, Plan, next_chain
+from phloem.rounds.site import add
+from phloem.tensors import Array, Layout, State, state_digest
+from phloem.wire import frame as frames
+from phloem.wire.messages import PREFIX_BYTES, Item, Order, Reply, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """An update that waits for its round to close; the frame is decoded only when it is folded."""
+
+    site: str
+    examples: int
+    frame: bytes
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What one round did, in measured numbers.
+
+    `frame` is None when no update could be merged: the trunk stays where it is, in a round with an empty step.
+    """
+
+    round: int
+    accepted: tuple[Received, ...]
+    refused: Mapping[str, str]
+    frame: bytes
+    chain: bytes
+    state: str | None
+    nmse_down: float
+
+
+@dataclass
+class Coordinator:
+    """One run's coordinator. For every round: `orders`, `receive` each reply, `close`."""
+
+    plan: Plan
+    state: State
+    emit: events.Emit = events.ignore
+    choose: Choose | None = None
+    merge: Merge | None = None
+    timings: dict[str, tuple[Timing, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.layout = Layout.of(self.state)
+        if self.layout.digest != self.plan.layout or state_digest(self.state) != self.plan.initial_state:
+            raise StateError("the coordinator starts from another model than the plan")
+        self.chooser: Choose = self.choose or FixedChoice(self.plan)
+        self.merger: Merge = self.merge or WeightedMerge(self.plan.merge)
+        self.round = 0
+        self.chain = self.plan.genesis
+        self.residual = Residual()
+        self.digest: str | None = self.plan.initial_state
+        self.positions = dict.fromkeys(self.plan.sites, 0)
+        self.prefixes = [self.chain[:PREFIX_BYTES]]  # of every round's chain id
+        self.bitmaps: list[bytes] = []  # who was merged in every round
+        self.recent: list[bytes] = []  # the newest delta frames, as many as are cheaper than a key-frame
+        self._updates: dict[str, Received] = {}
+        self._refused: dict[str, str] = {}
+        self._asked: set[str] = set()
+        self._key_frame: bytes | None = None
+
+    # -- down ------------------------------------------------------------------------------------------------
+
+    def orders(self, reachable: set[str], train: set[str]) -> dict[str, bytes]:
+        """One order for each reachable site, which brings it to the trunk's head; those in `train` train."""
+        asked = train & reachable
+        self.emit(events.RoundOpened(self.round, tuple(sorted(asked))))
+        messages = {}
+        for site in sorted(reachable):
+            order = self._order(site, train=site in asked)
+            message = order.pack()
+            digests = tuple(canonical.digest(item.frame) for item in order.items)
+            self.emit(events.OrderSent(self.round, site, len(message), order.frame_bytes, digests))
+            messages[site] = message
+        self._asked = asked
+        return messages
+
+    def _order(self, site: str, *, train: bool) -> Order:
+        start = self.positions[site]
+        missing = self.round - start
+        state = None
+        if self.plan.compares_state_in(self.round):
+            assert self.digest is not None
+            state = bytes.fromhex(self.digest)[:PREFIX_BYTES]
+        choice = b""
+        if train:
+            chosen = self.plan.check(self.chooser(site, self.round, self.timings))
+            choice = b"" if chosen.config == self.plan.up else chosen.pack()
+        items: tuple[Item, ...]
+        key_chain = None
+        if missing <= len(self.recent):
+            deltas = self.recent[len(self.recent) - missing :]
+            items = tuple(Item(self.bitmaps[start + n], frame) for n, frame in enumerate(deltas))
+        else:
+            items, key_chain = (Item(self.bitmaps[start], self._key()),), self.chain
+        return Order(self.round, train, self.prefixes[-1], state, start, items, key_chain, choice)
+
+    def _key(self) -> bytes:
+        if self._key_frame is None:
+            arrays = self.layout.arrays(self.state)
+            self._key_frame = frames.pack(NoCompression(), arrays, self.layout, key_frame=True)
+        return self._key_frame
+
+    # -- up --------------------------------------------------------------------------------------------------
+
+    def receive(self, site: str, message: bytes) -> str | None:
+        """Takes a reply in; gives the reason if its update is refused, None otherwise.
+
+        Nothing that a site sends raises: a damaged, late, foreign or lying reply is refused by name, and the
+        round goes on without it.
+        """
+        try:
+            reply = Reply.unpack(message)
+        except FormatError as error:
+            return self._refuse(site, f"damaged reply: {error}")
+        if site not in self.positions or reply.site != self.plan.index(site):
+            return self._refuse(site, "the reply names another site")
+        if reply.round > self.round or self.prefixes[reply.round] != reply.chain:
+            return self._refuse(site, "trained on another trunk than ours")
+        reason, received = self._check(site, reply)
+        if reason is not None:
+            self._refuse(site, reason)
+        elif received is not None:
+            digest, size = canonical.digest(received.frame), len(received.frame)
+            self.emit(events.UpdateReceived(self.round, site, digest, len(message), size))
+            self._updates[site] = received
+            self._refused.pop(site, None)
+        self.positions[site] = max(self.positions[site], reply.round)
+        return reason
+
+    def _refuse(self, site: str, reason: str) -> str:
+        self.emit(events.UpdateRefused(self.round, site, reason))
+        if site in self._asked and site not in self._updates:  # what follows an update cannot take it back
+            self._refused[site] = reason
+        return reason
+
+    def _check(self, site: str, reply: Reply) -> tuple[str | None, Received | None]:
+        if reply.round < self.round:
+            return f"late: an update for round {reply.round} came in round {self.round}", None
+        mine = bytes.fromhex(self.digest)[:PREFIX_BYTES] if self.digest is not None else None
+        if reply.state is not None and mine is not None and reply.state != mine:
+            return f"{DIVERGED} in round {self.round}", None
+        if reply.status is Status.REFUSED:
+            return f"refused by the site itself: {reply.reason}", None
+        if reply.status is Status.SILENT:
+            return None, None
+        if site not in self._asked:
+            return "sent an update without being asked to train", None
+        if site in self._updates:
+            return "sent a second update in one round", None
+        if len(reply.frame) > self.plan.max_frame_bytes or not 0 < reply.examples < 1 << 40:
+            return f"a frame of {len(reply.frame)} bytes for {reply.examples} examples is outside the plan", None
+        try:
+            parts = frames.unpack(reply.frame, self.layout)
+        except FormatError as error:
+            return f"damaged frame: {error}", None
+        if parts.is_key_frame or parts.codec.name not in self.plan.codecs:
+            return f"codec '{parts.codec.name}' or a key-frame is not in the plan", None
+        return None, Received(site, reply.examples, reply.frame)
+
+    # -- the merge -------------------------------------------------------------------------------------------
+
+    def close(self) -> RoundResult:
+        """Merges the round's updates, encodes the trunk's step, and takes it.
+
+        Raises:
+            ConfigError: the merged step is not finite (a diverged server optimiser); the trunk has not moved.
+        """
+        folded: list[Received] = []
+        refused = dict(self._refused)
+        before = self.merger.save()
+        try:
+            return self._close(folded, refused)
+        except BaseException:
+            self.merger.load(before)
+            raise
+
+    def _close(self, folded: list[Received], refused: dict[str, str]) -> RoundResult:
+        step = self.merger.step(self.layout, self._decoded(folded, refused))
+        wanted = step if step is not None else [np.zeros(spec.shape, np.float32) for spec in self.layout.specs]
+        codec = self.plan.check(self.chooser(DOWN, self.round, self.timings)).codec
+        try:
+            frame, in_flight = ef.send(self.residual, wanted, codec, self.layout)
+        except ConfigError as error:
+            raise ConfigError(
+                f"the merged step of round {self.round} is not finite: {error.message}",
+                hint="lower the server's learning rate or set [rounds] clip_norm",
+            ) from error
+        residual, decoded = ef.settle(in_flight, self.layout, accepted=True)
+        assert in_flight.owed is not None and decoded is not None
+        state = add(self.state, decoded)
+        accepted = self.plan.bitmap({update.site for update in folded})
+        chain = next_chain(self.chain, accepted, frame)
+        digest = state_digest(state) if self.plan.compares_state_in(self.round + 1) else None
+        names = tuple(update.site for update in folded)
+        self.emit(
+            events.TrunkMoved(self.round, names, canonical.digest(frame), len(frame), chain.hex(), digest)
+        )
+        result = RoundResult(
+            self.round, tuple(folded), refused, frame, chain, digest, ef.nmse(in_flight.owed, decoded)
+        )
+        self.state, self.residual, self.chain, self.digest = state, residual, chain, digest
+        self.round += 1
+        self.prefixes.append(chain[:PREFIX_BYTES])
+        self.bitmaps.append(accepted)
+        self.recent.append(frame)
+        self._trim()
+        self._updates, self._refused, self._asked, self._key_frame = {}, {}, set(), None
+        return result
+
+    def _decoded(
+        self, folded: list[Received], refused: dict[str, str]
+    ) -> Iterator[tuple[float, list[Array]]]:
+        for site in sorted(self._updates):
+            update = self._updates[site]
+            try:
+                arrays = frames.unpack(update.frame, self.layout).decode()
+            except FormatError as error:
+                reason = f"damaged frame: {error}"
+            else:
+                if all(np.abs(array).max(initial=0.0) < LARGEST_VALUE for array in arrays):
+                    folded.append(update)
+                    yield float(update.examples), arrays
+                    continue
+                reason = "values beyond 2^100"
+            self.emit(events.UpdateRefused(self.round, site, reason))
+            refused[site] = reason
+
+    def _trim(self) -> None:
+        """Forgets delta frames that together cost more than a key-frame."""
+        budget = 4 * self.layout.size
+        while len(self.recent) > 1 and sum(map(len, self.recent)) > budget:
+            self.recent.pop(0)
+
+    # -- saved and restored ----------------------------------------------------------------------------------
+
+    def save(self) -> tuple[dict[str, Any], dict[str, Array], State]:
+        """Everything between two rounds, as (facts, arrays, state), for a store."""
+        facts = {
+            "round": self.round,
+            "chain": self.chain.hex(),
+            "state": self.digest,
+            "step": self.residual.step,
+            "positions": self.positions,
+            "prefixes": [prefix.hex() for prefix in self.prefixes],
+            "bitmaps": [bitmap.hex() for bitmap in self.bitmaps],
+            "recent": [len(frame) for frame in self.recent],
+        }
+        arrays = {f"merge/{name}": array for name, array in self.merger.save().items()}
+        if self.residual.owed is not None:
+            arrays |= {f"owed/{name}": a for name, a in self.layout.named(self.residual.owed).items()}
+        return facts, arrays, self.state
+
+    def load(self, facts: dict[str, Any], arrays: dict[str, Array], state: State, recent: list[bytes]) -> None:
+        """Stands again where `save` was called; `recent` are the frames that it counted."""
+        self.round, self.chain = facts["round"], bytes.fromhex(facts["chain"])
+        self.digest, self.state = facts["state"], state
+        owed = {name[5:]: array for name, array in arrays.items() if name.startswith("owed/")}
+        self.residual = Residual(
+            tuple(self.layout.arrays(owed)) if owed else None, None, facts["step"]
+        )
+        self.merger.load({name[6:]: array for name, array in arrays.items() if name.startswith("merge/")})
+        self.positions = dict(facts["positions"])
+        self.prefixes = [bytes.fromhex(prefix) for prefix in facts["prefixes"]]
+        self.bitmaps = [bytes.fromhex(bitmap) for bitmap in facts["bitmaps"]]
+        self.recent = recent
+
+
+DIVERGED = "holds another state than the trunk"

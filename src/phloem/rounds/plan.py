@@ -1,0 +1,132 @@
+"""The plan: what both ends agree on before the first frame, by digest.
+
+It sets *limits* (which codecs, how large a frame) and the rules that every replay needs (who takes part, how
+updates are divided, which server step). Each frame names its own choice inside these limits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from phloem import canonical
+from phloem.codecs.registry import BY_NAME, codec_from
+from phloem.codecs.base import Codec
+from phloem.errors import ConfigError
+from phloem.rounds.merge import MergeRule
+from phloem.tensors import Layout
+
+VERSION = 0
+LARGEST_VALUE = 2.0**100  # in an update; anything above can only be an attack or a diverged site
+DIGEST_EVERY_ROUND_BELOW = 10_000_000  # parameters; SHA-256 of a larger state is not free
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One frame's codec, inside the plan's limits: what `choose` gives back."""
+
+    config: dict[str, Any]
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The codec itself."""
+        return codec_from(self.config)
+
+    def pack(self) -> bytes:
+        """The choice as canonical JSON, for an order."""
+        return canonical.dumps(self.config)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What both ends agree on.
+
+    Attributes:
+        run: the recipe's name.
+        seed: the run's seed; shared streams derive from it.
+        sites: the names of all sites, sorted; a message names a site by its place here.
+        layout: digest of the layout.
+        initial_state: digest of the state that round 0 starts from; every site derives it itself.
+        up, down: the default choices; an order may name another one inside the limits.
+        codecs: the codecs that a frame may use.
+        max_frame_bytes: no frame is longer.
+        merge: how updates become the trunk's next step.
+        clip_norm: a site scales its update down to this Euclidean norm; None leaves it.
+        digest_every: every this many rounds both ends compare whole state digests (the chain id always).
+    """
+
+    run: str
+    seed: int
+    sites: tuple[str, ...]
+    layout: str
+    initial_state: str
+    up: dict[str, Any]
+    down: dict[str, Any]
+    codecs: tuple[str, ...]
+    max_frame_bytes: int
+    merge: MergeRule = field(default_factory=MergeRule)
+    clip_norm: float | None = None
+    digest_every: int = 1
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        if list(self.sites) != sorted(set(self.sites)) or not self.sites:
+            raise ConfigError("a plan lists its sites sorted by name, each once, and at least one")
+        unknown = sorted(set(self.codecs) - set(BY_NAME))
+        if unknown:
+            raise ConfigError(f"the plan allows the codec '{unknown[0]}', which does not exist")
+        self.check(Choice(self.up))
+        self.check(Choice(self.down))
+
+    @cached_property
+    def digest(self) -> str:
+        """The plan's id in hexadecimal."""
+        return canonical.digest(canonical.dumps(self))
+
+    @cached_property
+    def genesis(self) -> bytes:
+        """The chain id of round 0: pins the plan, and with it layout and first state."""
+        return hashlib.sha256(b"phloem.chain.v0\n" + bytes.fromhex(self.digest)).digest()
+
+    def check(self, choice: Choice) -> Choice:
+        """`choice`, if it lies inside the limits."""
+        if choice.codec.name not in self.codecs:
+            raise ConfigError(
+                f"codec '{choice.codec.name}' is not in the plan", hint=f"allowed: {', '.join(self.codecs)}"
+            )
+        return choice
+
+    def index(self, site: str) -> int:
+        """The site's place in messages."""
+        return self.sites.index(site)
+
+    def bitmap(self, names: set[str]) -> bytes:
+        """The sites in `names` as one bit each, in the plan's order."""
+        bits = sum(1 << place for place, name in enumerate(self.sites) if name in names)
+        return bits.to_bytes(-(-len(self.sites) // 8), "little")
+
+    def in_bitmap(self, bitmap: bytes, site: str) -> bool:
+        """Whether the bit of `site` is set."""
+        place = self.index(site)
+        return place // 8 < len(bitmap) and bool(bitmap[place // 8] >> place % 8 & 1)
+
+    def compares_state_in(self, round_number: int) -> bool:
+        """Whether both ends compare state digests before this round."""
+        return round_number % self.digest_every == 0
+
+
+def limits_for(layout: Layout) -> dict[str, int]:
+    """The plan's size limits for a layout: a frame never needs more than raw float32 and a little."""
+    size = layout.size
+    return {
+        "max_frame_bytes": 5 * size + 64 * len(layout.specs) + 1024,
+        "digest_every": 1 if size < DIGEST_EVERY_ROUND_BELOW else 10,
+    }
+
+
+def next_chain(chain: bytes, accepted: bytes, frame: bytes) -> bytes:
+    """The chain id after a merge: SHA-256 over the one before, who was merged, and the frame's digest."""
+    link = len(accepted).to_bytes(4, "little") + accepted + hashlib.sha256(frame).digest()
+    return hashlib.sha256(chain + link).digest()

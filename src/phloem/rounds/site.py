@@ -1,0 +1,221 @@
+"""A site's half of the protocol: takes orders as bytes, gives replies as bytes, never touches a network.
+
+The trunk a site trains from is the sum of the frames it decoded, bit for bit the coordinator's. What its own
+frames lost stays here, in the residual.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from phloem import canonical
+from phloem import feedback as ef
+from phloem.errors import ConfigError, FormatError, StateError
+from phloem.feedback import Residual
+from phloem.rounds import events
+from phloem.rounds.plan import LARGEST_VALUE, Choice, Plan, next_chain
+from phloem.tensors import Array, Layout, State, state_digest
+from phloem.wire import frame as frames
+from phloem.wire.messages import PREFIX_BYTES, Order, Reply, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What an order asks of a site: to train from its state in this round, or only to say where it stands."""
+
+    round: int
+    train: bool
+    choice: Choice
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a site stands: how many merges it has applied, and what it holds after them.
+
+    `digest` is the state's, where it was compared with the coordinator's; `examples` is how many the update in
+    flight stands for, in case it has to be sent again.
+    """
+
+    round: int
+    chain: bytes
+    state: State
+    residual: Residual = Residual()
+    digest: str | None = None
+    examples: int = 0
+
+
+class Site:
+    """One site of a run. `receive` an order, train if it says so, `reply` with the trained state."""
+
+    def __init__(self, name: str, plan: Plan, state: State, emit: events.Emit = events.ignore) -> None:
+        self.name, self.plan, self.emit = name, plan, emit
+        self.layout = Layout.of(state)
+        self.index = plan.index(name)
+        if self.layout.digest != plan.layout or state_digest(state) != plan.initial_state:
+            raise StateError(
+                f"site '{name}' starts from another model than the plan",
+                hint="check that every site has the same task, options, seed and library versions",
+            )
+        self.at = Position(0, plan.genesis, state, digest=plan.initial_state)
+
+    def receive(self, message: bytes) -> Work:
+        """Applies the order's frames and settles the update in flight.
+
+        An order that comes once more does not train once more: the update in flight is the answer again.
+
+        Raises:
+            FormatError: the message or a frame inside is damaged; nothing changed.
+            StateError: the frames do not lead to the state that the order names; nothing changed.
+        """
+        order = Order.unpack(message)
+        at = self._by_key_frame(order) if order.key_chain is not None else self._by_deltas(order)
+        if at.round != order.round or at.chain[:PREFIX_BYTES] != order.chain:
+            raise StateError(
+                f"site '{self.name}' arrived at round {at.round}, not at the trunk of round {order.round}",
+                hint="it and the coordinator follow different histories",
+            )
+        digest = state_digest(at.state) if order.state is not None else None
+        if digest is not None and bytes.fromhex(digest)[:PREFIX_BYTES] != order.state:
+            raise StateError(
+                f"site '{self.name}' decoded another state than the coordinator in round {order.round}",
+                hint="the two ends run different decoders: compare library and kernel versions",
+            )
+        choice = self._choice(order)
+        self.emit(events.StateReached(order.round, self.name, at.chain.hex(), digest))
+        self.at, self._codec = replace(at, digest=digest), choice.codec
+        return Work(order.round, order.train and at.residual.sent is None, choice)
+
+    def reply(self, trained: State | None, examples: int = 0) -> bytes:
+        """The message that answers the last order: the update since then, or only where the site stands.
+
+        An update with NaN or infinity is not sent: the reply says so, and the residual stays as it was.
+
+        Raises:
+            ConfigError: the trained state has other tensors than the plan's model.
+        """
+        at = self.at
+        digest = None if at.digest is None else bytes.fromhex(at.digest)[:PREFIX_BYTES]
+        reply = Reply(at.round, self.index, Status.SILENT, at.chain[:PREFIX_BYTES], digest)
+        if at.residual.sent is not None:
+            again = replace(reply, status=Status.UPDATE, examples=at.examples, frame=at.residual.sent)
+            return again.pack()
+        if trained is None or examples <= 0:
+            return reply.pack()
+        try:
+            after = self.layout.arrays(trained)
+        except ConfigError as error:
+            raise ConfigError(f"site '{self.name}' trained a model of another shape: {error.message}") from error
+        update = self._clip(difference(after, self.layout.arrays(at.state)))
+        reason = self._unfit(update)
+        if reason is not None:
+            return replace(reply, status=Status.REFUSED, reason=reason).pack()
+        frame, residual = ef.send(at.residual, update, self._codec, self.layout)
+        message = replace(reply, status=Status.UPDATE, examples=examples, frame=frame).pack()
+        self.emit(
+            events.UpdateSent(
+                at.round, self.name, at.chain.hex(), canonical.digest(frame), len(message), examples
+            )
+        )
+        self.at = replace(at, residual=residual, examples=examples)
+        return message
+
+    def _unfit(self, update: list[Array]) -> str | None:
+        """Why nobody may have this update; a diverged round must not stay in the residual for ever."""
+        broken = self.layout.first_non_finite(update)
+        if broken is not None:
+            return f"tensor '{broken}' holds NaN or infinity"
+        for spec, array in zip(self.layout.specs, update, strict=True):
+            if np.abs(array).max(initial=0.0) >= LARGEST_VALUE:
+                return f"tensor '{spec.name}' holds values beyond 2^100"
+        return None
+
+    def _clip(self, update: list[Array]) -> list[Array]:
+        limit = self.plan.clip_norm
+        size = ef.norm(update) if limit is not None else 0.0
+        if limit is None or size <= limit or not np.isfinite(size):
+            return update
+        return [np.asarray(array * np.float32(limit / size)) for array in update]
+
+    def _choice(self, order: Order) -> Choice:
+        if not order.choice:
+            choice = Choice(self.plan.up)
+        else:
+            config = canonical.loads(order.choice)
+            if not isinstance(config, dict):
+                raise FormatError("an order's choice must be a codec's configuration")
+            try:
+                choice = self.plan.check(Choice(config))
+            except ConfigError as error:
+                raise FormatError(f"an order's choice is not in the plan: {error.message}") from error
+        return choice
+
+    def _settled(self, residual: Residual, round_number: int, accepted: bytes) -> Residual:
+        """The residual once the fate of the update sent in `round_number` is known."""
+        taken = self.plan.in_bitmap(accepted, self.name)
+        return ef.settle(residual, self.layout, accepted=taken)[0]
+
+    def _by_deltas(self, order: Order) -> Position:
+        at = self.at
+        for place, item in enumerate(order.items):
+            round_number = order.start + place
+            if round_number < at.round:
+                continue  # sent again because the coordinator missed an answer
+            if round_number > at.round:
+                raise StateError(f"site '{self.name}' lacks the frames of rounds {at.round} to {round_number - 1}")
+            step = frames.unpack(item.frame, self.layout)
+            if step.is_key_frame:
+                raise FormatError("expected a delta frame, found a key-frame")
+            state = add(at.state, step.decode())
+            chain = next_chain(at.chain, item.accepted, item.frame)
+            at = Position(at.round + 1, chain, state, self._settled(at.residual, at.round, item.accepted))
+        return at
+
+    def _by_key_frame(self, order: Order) -> Position:
+        item, at = order.items[0], self.at
+        if order.round <= at.round:
+            return at  # sent again; the update in flight must not be taken back for it
+        key = frames.unpack(item.frame, self.layout)
+        if not key.is_key_frame:
+            raise FormatError("expected a key-frame, found a delta frame")
+        assert order.key_chain is not None
+        known = item.accepted if order.start == at.round else b""
+        residual = self._settled(at.residual, at.round, known)
+        return Position(order.round, order.key_chain, self.layout.named(key.decode()), residual)
+
+    def save(self) -> tuple[dict[str, Any], dict[str, Array], State]:
+        """Where the site stands, as (facts, residual arrays, state), for a store."""
+        residual = self.at.residual
+        facts = {
+            "round": self.at.round,
+            "chain": self.at.chain.hex(),
+            "digest": self.at.digest,
+            "step": residual.step,
+            "sent": None if residual.sent is None else residual.sent.hex(),
+            "examples": self.at.examples,
+        }
+        owed = {} if residual.owed is None else self.layout.named(residual.owed)
+        return json.loads(canonical.dumps(facts)), owed, self.at.state
+
+    def load(self, facts: dict[str, Any], owed: dict[str, Array], state: State) -> None:
+        """Stands again where `save` was called."""
+        residual = Residual(
+            tuple(self.layout.arrays(owed)) if owed else None,
+            None if facts["sent"] is None else bytes.fromhex(facts["sent"]),
+            facts["step"],
+        )
+        self.at = Position(facts["round"], bytes.fromhex(facts["chain"]), state, residual, facts["digest"], facts["examples"])
+
+
+def difference(after: list[Array], before: list[Array]) -> list[Array]:
+    """What was learned, tensor by tensor; an overflow becomes an infinity, without a warning."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return [np.asarray(new - old) for new, old in zip(after, before, strict=True)]
+
+
+def add(state: State, arrays: list[Array]) -> State:
+    """The state after a decoded step: one float32 addition per value, the same on every machine."""
+    return {name: np.asarray(state[name] + step) for name, step in zip(sorted(state), arrays, strict=True)}

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from phloem import varint
+from phloem.codecs.casts import BFloat16, NoCompression, from_bf16, to_bf16
+from phloem.codecs.classical import Int8, Sign, TopK
+from phloem.codecs.registry import codec_from
+from phloem.errors import ConfigError, FormatError
+from phloem.seeds import generator
+from phloem.tensors import Array, Layout
+
+floats = st.floats(-(2.0**100), 2.0**100, width=32)
+vectors = npst.arrays(np.float32, st.integers(0, 60), elements=floats)
+
+
+def there_and_back(codec: object, vector: Array) -> Array:
+    layout = Layout.of({"x": vector})
+    return codec.decode(codec.encode([vector], layout), layout)[0]  # type: ignore[attr-defined]
+
+
+def test_every_finite_bfloat16_is_its_own_rounding() -> None:
+    halves = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16)
+    finite = halves[np.isfinite(from_bf16(halves))]
+    assert np.array_equal(to_bf16(from_bf16(finite)), finite)
+
+
+@given(npst.arrays(np.float32, 20, elements=st.floats(allow_nan=False, allow_infinity=False, width=32)))
+def test_bf16_rounds_to_the_nearest_and_to_even_between_two(values: Array) -> None:
+    halves = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16)
+    halves = halves[np.isfinite(from_bf16(halves))]
+    grid = from_bf16(halves).astype(np.float64)
+    for value, got in zip(values.astype(np.float64), to_bf16(values), strict=True):
+        distance = np.abs(grid - value)
+        nearest = halves[distance == distance.min()]
+        assert got in nearest
+        if len(set(from_bf16(nearest).tolist())) > 1:
+            assert got % 2 == 0
+
+
+@given(npst.arrays(np.float32, 20, elements=st.floats(allow_nan=False, allow_infinity=False, width=32)))
+def test_bf16_keeps_its_stated_bound(values: Array) -> None:
+    normal = values[np.abs(values) >= 2.0**-126]
+    error = np.abs(there_and_back(BFloat16(), normal).astype(np.float64) - normal.astype(np.float64))
+    assert (error <= 2.0**-8 * np.abs(normal.astype(np.float64))).all()
+
+
+def test_none_is_the_plain_bytes_of_the_values() -> None:
+    vector = generator(0, "none").normal(size=9).astype(np.float32)
+    assert NoCompression().encode([vector], Layout.of({"x": vector})) == vector.astype("<f4").tobytes()
+
+
+@given(vectors, st.integers(1, 70))
+def test_int8_stays_within_half_its_scale(vector: Array, block: int) -> None:
+    vector = np.where(np.abs(vector) < 1e-30, np.float32(0), vector)
+    back = there_and_back(Int8(block), vector)
+    for start in range(0, vector.size, block):
+        part = slice(start, start + block)
+        largest = float(np.abs(vector[part]).max())
+        scale = largest / 127 * (1 + 2.0**-7)  # rounded up to bfloat16
+        assert np.abs(back[part].astype(np.float64) - vector[part]).max() <= scale / 2 * (1 + 1e-6)
+
+
+def test_int8_values_are_exact_products_of_integer_and_scale() -> None:
+    vector = generator(0, "int8").standard_t(2, size=5000).astype(np.float32)
+    layout = Layout.of({"x": vector})
+    body = Int8(100).encode([vector], layout)
+    scales = from_bf16(np.frombuffer(body, "<u2", 50, 1).astype(np.uint16)).astype(np.float64)
+    integers = np.frombuffer(body, np.int8, 5000, 101).astype(np.float64)
+    exact = integers * np.repeat(scales, 100)
+    assert np.array_equal(Int8.decode(body, layout)[0].astype(np.float64), exact)
+
+
+def test_int8_takes_8_bits_a_value_16_a_block_and_a_byte() -> None:
+    layout = Layout.of({"x": np.zeros(1000)})
+    assert len(Int8(64).encode([np.zeros(1000, np.float32)], layout)) == 1 + 2 * 16 + 1000
+
+
+LAYOUT_2 = Layout.of({"x": np.zeros(2)})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        varint.pack(128) + b"\x80\x3f" + bytes([0x80, 1]),  # -128: with the largest scale an infinity
+        varint.pack(128) + b"\x01\x7c" + bytes([1, 1]),
+        varint.pack(128) + b"\x80\xbf" + bytes([1, 1]),
+        varint.pack(128) + b"\xc0\x7f" + bytes([1, 1]),
+        varint.pack(0) + b"\x80\x3f" + bytes([1, 1]),
+        varint.pack(2**24 + 1) + b"\x80\x3f" + bytes([1, 1]),
+        varint.pack(2**63) + b"\x80\x3f" + bytes([1, 1]),
+    ],
+    ids=[
+        "-128",
+        "scale too large",
+        "scale negative",
+        "scale NaN",
+        "no block",
+        "block too large",
+        "block absurd",
+    ],
+)
+def test_an_int8_body_outside_its_ranges_is_refused(body: bytes) -> None:
+    with pytest.raises(FormatError):
+        Int8.decode(body, LAYOUT_2)
+
+
+@given(vectors, st.floats(0.01, 1.0))
+def test_topk_keeps_the_largest_exactly_and_ties_go_to_the_front(vector: Array, fraction: float) -> None:
+    count = min(vector.size, max(1, round(fraction * vector.size)))
+    kept = sorted(range(vector.size), key=lambda place: (-abs(float(vector[place])), place))[:count]
+    wanted = np.zeros_like(vector)
+    wanted[kept] = vector[kept]
+    assert there_and_back(TopK(fraction), vector).tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize("places", [[1, 0], [1, 1], [0, 2], [2, 3]], ids=str)
+def test_a_topk_body_whose_positions_do_not_rise_or_leave_the_layout_is_refused(places: list[int]) -> None:
+    body = varint.pack(2) + np.array(places, "<u4").tobytes() + np.ones(2, "<f4").tobytes()
+    with pytest.raises(FormatError, match="positions"):
+        TopK.decode(body, LAYOUT_2)
+
+
+@given(npst.arrays(np.float32, (3, 7), elements=floats))
+def test_sign_sends_the_mean_magnitude_of_a_tensor_with_the_sign_of_each_value(matrix: Array) -> None:
+    back = there_and_back(Sign(), matrix)
+    scale = np.float32(np.abs(matrix.astype(np.float64)).mean())
+    assert np.allclose(np.abs(back), scale, rtol=1e-6)
+    assert np.array_equal(back < 0, (matrix < 0) & (scale > 0))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\0\0\x80\xbf\0",
+        b"\0\0\xc0\x7f\0",
+        b"\0\0\x80\x7f\0",
+        b"\0\0\0\x80\0",
+        b"\0\0\x80\x3f\x04",
+    ],
+    ids=["scale negative", "scale NaN", "scale infinite", "scale minus zero", "padding"],
+)
+def test_a_sign_body_with_a_bad_scale_or_padding_is_refused(body: bytes) -> None:
+    with pytest.raises(FormatError):
+        Sign.decode(body, LAYOUT_2)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"codec": "int8", "block": 0}, "'block' must lie between 1"),
+        ({"codec": "int8", "block": 1.5}, "'block' must be a whole number"),
+        ({"codec": "int8", "block": "8"}, "'block' must be a number"),
+        ({"codec": "int8", "block": True}, "'block' must be a number"),
+        ({"codec": "int8", "block": 10**400}, "'block' must lie between"),
+        ({"codec": "int8", "blok": 8}, "did you mean 'block'"),
+        ({"codec": "topk", "fraction": 0.0}, "'fraction' must lie between"),
+        ({"codec": "topk", "fraction": float("nan")}, "'fraction' must lie between"),
+        ({"codec": "topk", "fractoin": 0.1}, "did you mean 'fraction'"),
+        ({"codec": "sign", "block": 8}, "codec 'sign' has no key 'block'"),
+    ],
+)
+def test_a_wrong_configuration_says_what_was_expected(config: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        codec_from(config)

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from phloem import kernels
+from phloem.codecs.base import Codec
+from phloem.codecs.ecsq import Ecsq
+from phloem.codecs.registry import codec_from
+from phloem.errors import ConfigError, FormatError
+from phloem.tensors import Array, Layout
+
+
+@pytest.fixture(params=["reference", "native"])
+def kernel(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param not in kernels.available():
+        pytest.skip("the native kernels are not built")
+    before = kernels.backend_name()
+    kernels.use(request.param)
+    yield request.param
+    kernels.use(before)
+
+
+def _update(kind: str = "student", seed: int = 0) -> tuple[Layout, list[Array]]:
+    rng = np.random.default_rng(seed)
+    shapes = {"conv": (32, 16, 3, 3), "bias": (32,), "dense": (200, 300), "head": (10, 200)}
+    tensors = {}
+    for name, shape in shapes.items():
+        values = {
+            "student": lambda s=shape: rng.standard_t(3, size=s),
+            "gaussian": lambda s=shape: rng.standard_normal(s),
+            "equal": lambda s=shape: np.sign(rng.standard_normal(s)) * rng.normal(1.0, 0.02, size=s),
+        }[kind]()
+        rows = np.exp(rng.standard_normal(shape[0])).reshape([-1] + [1] * (len(shape) - 1))
+        tensors[name] = (0.01 * values * (rows if kind == "student" else 1.0)).astype(np.float32)
+    layout = Layout.of(tensors)
+    return layout, layout.arrays(tensors)
+
+
+def _nmse(arrays: list[Array], decoded: list[Array]) -> float:
+    lost = sum(float(((a.astype(np.float64) - d) ** 2).sum()) for a, d in zip(arrays, decoded, strict=True))
+    return lost / sum(float((a.astype(np.float64) ** 2).sum()) for a in arrays)
+
+
+@pytest.mark.parametrize("bits", [0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0])
+@pytest.mark.parametrize("kind", ["student", "gaussian"])
+def test_bits_are_met(bits: float, kind: str, kernel: str) -> None:
+    layout, arrays = _update(kind)
+    target = bits * layout.size / 8
+    size = len(Ecsq(bits=bits).encode(arrays, layout))
+    assert abs(size / target - 1) <= (0.02 if bits >= 0.25 else max(0.05, 2 / target))
+
+
+@pytest.mark.parametrize("guess", [1e-30, 1e-4, 0.01, 1.0, 1e20])
+def test_a_guess_far_off_does_no_harm(guess: float) -> None:
+    layout, arrays = _update()
+    size = len(Ecsq(bits=0.5).encode(arrays, layout, guess=guess))
+    assert abs(8 * size / layout.size / 0.5 - 1) <= 0.02
+
+
+@pytest.mark.parametrize("bits", [0.02, 0.1, 1.0])
+def test_bits_are_not_exceeded_on_a_cliff_of_nearly_equal_magnitudes(bits: float) -> None:
+    """There the size jumps from next to nothing to most of a bit: no step meets a target between."""
+    layout, arrays = _update("equal")
+    size = len(Ecsq(bits=bits).encode(arrays, layout))
+    assert 3 < size <= 1.06 * bits * layout.size / 8
+
+
+@pytest.mark.parametrize("nmse", [0.95, 0.5, 0.1, 0.01, 1e-4])
+def test_the_error_is_met(nmse: float, kernel: str) -> None:
+    layout, arrays = _update()
+    codec = Ecsq(nmse=nmse)
+    assert abs(_nmse(arrays, codec.decode(codec.encode(arrays, layout), layout)) / nmse - 1) <= 0.02
+
+
+def test_the_step_is_used_and_can_be_read_back() -> None:
+    layout, arrays = _update()
+    body = Ecsq(step=0.003).encode(arrays, layout)
+    step = Ecsq.last_step(body)
+    assert abs(step / 0.003 - 1) < 2.0**-11
+    worst = max(float(np.abs(a - d).max()) for a, d in zip(arrays, Ecsq.decode(body, layout), strict=True))
+    assert worst <= 1.6 * step
+
+
+def test_both_kernels_give_the_same_frames() -> None:
+    if "native" not in kernels.available():
+        pytest.skip("the native kernels are not built")
+    layout, arrays = _update()
+    before = kernels.backend_name()
+    bodies = {}
+    for name in kernels.available():
+        kernels.use(name)
+        bodies[name] = [
+            codec.encode(arrays, layout) for codec in (Ecsq(bits=0.05), Ecsq(bits=2.0), Ecsq(nmse=0.3))
+        ]
+    kernels.use(before)
+    assert bodies["reference"] == bodies["native"]
+
+
+def test_encoding_is_deterministic() -> None:
+    layout, arrays = _update()
+    assert Ecsq(bits=0.1).encode(arrays, layout) == Ecsq(bits=0.1).encode(arrays, layout)
+
+
+def test_more_bits_mean_less_error() -> None:
+    layout, arrays = _update()
+    errors = [
+        _nmse(arrays, Ecsq.decode(Ecsq(bits=bits).encode(arrays, layout), layout))
+        for bits in (0.02, 0.1, 0.5, 2.0, 6.0)
+    ]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_an_all_zero_update_takes_three_bytes(kernel: str) -> None:
+    layout, arrays = _update()
+    zeros = [np.zeros_like(array) for array in arrays]
+    for codec in (Ecsq(bits=0.1), Ecsq(step=0.1), Ecsq(nmse=0.1)):
+        body = codec.encode(zeros, layout)
+        assert len(body) == 3
+        assert all(not array.any() for array in codec.decode(body, layout))
+        assert Ecsq.last_step(body) > 0
+
+
+def test_a_tiny_update_still_carries_something_at_a_tiny_rate() -> None:
+    layout = Layout.of({"w": np.zeros(100, np.float32)})
+    arrays = [np.random.default_rng(0).standard_normal(100).astype(np.float32)]
+    body = Ecsq(bits=0.005).encode(arrays, layout)
+    assert len(body) <= 64
+    assert Ecsq.decode(body, layout)[0].any()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_broken_tensor_is_named(value: float, kernel: str) -> None:
+    layout, arrays = _update()
+    arrays[2] = np.full_like(arrays[2], value)
+    with pytest.raises(ConfigError, match=layout.names[2]):
+        Ecsq(bits=0.1).encode(arrays, layout)
+
+
+@pytest.mark.parametrize(
+    "shapes", [{"a": ()}, {"a": (0,)}, {"a": (0, 3), "b": (2, 0), "c": (5,)}, {"a": (1, 1, 1, 1, 7)}]
+)
+def test_odd_shapes_work(shapes: dict[str, tuple[int, ...]], kernel: str) -> None:
+    tensors = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    layout = Layout.of(tensors)
+    for codec in (Ecsq(bits=4.0), Ecsq(step=0.01), Ecsq(nmse=0.01)):
+        decoded = codec.decode(codec.encode(layout.arrays(tensors), layout), layout)
+        assert [array.shape for array in decoded] == list(shapes.values())
+        assert all(np.abs(array - 1).max(initial=0.0) < 0.2 for array in decoded)
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e30, 3e38])
+def test_extreme_magnitudes_work(scale: float, kernel: str) -> None:
+    rng = np.random.default_rng(0)
+    array = (np.clip(rng.standard_normal((40, 40)), -1, 1) * scale).astype(np.float32)
+    layout = Layout.of({"w": array})
+    decoded = Ecsq.decode(Ecsq(bits=4.0).encode([array], layout), layout)[0]
+    assert np.isfinite(decoded).all()
+    if scale > 1e-36:  # below, the smallest step is larger than the values
+        assert _nmse([array], [decoded]) < 0.02
+
+
+def test_no_body_is_larger_than_the_stated_maximum() -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((5,), (3000,), (100, 100)):
+        array = (rng.standard_normal(shape) * 10.0 ** rng.uniform(-30, 30, shape)).astype(np.float32)
+        layout = Layout.of({"w": array})
+        for step in (1e-36, 1e-3, 1e20):
+            assert len(Ecsq(step=step).encode([array], layout)) <= Ecsq.maximum_bytes(layout)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"bits": 1.0, "step": 0.1},
+        {"bits": 0.0},
+        {"bits": "1"},
+        {"bits": True},
+        {"step": -1.0},
+        {"nmse": 2.0},
+        {"bits": 1.0, "effort": "best"},
+        {"bits": 1.0, "speed": 3},
+        {"bits": float("nan")},
+    ],
+)
+def test_bad_configurations_are_refused(config: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        codec_from({"codec": "ecsq", **config})
+
+
+def test_the_codec_keeps_the_protocol_and_its_configuration() -> None:
+    codec = codec_from({"codec": "ecsq", "bits": 0.05})
+    assert isinstance(codec, Codec)
+    assert codec_from({"codec": "ecsq", **dataclasses.asdict(codec)}) == codec
+
+
+@pytest.mark.parametrize("body", [b"", b"\x7f", b"\x7f\x00\x1f", b"\x00\x00\x00"])
+def test_a_head_that_is_no_step_is_refused(body: bytes) -> None:
+    with pytest.raises(FormatError):
+        Ecsq.last_step(body)

@@ -1,0 +1,104 @@
+"""What every test shares: the services they may ask for, and how many examples hypothesis draws."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import shutil
+import subprocess
+from collections.abc import Callable, Generator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples in every run, so a test never fails by chance; `explore` looks for new ones, by hand.
+_SHARED = {"deadline": None, "print_blob": True, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("dev", derandomize=True, max_examples=40, **_SHARED)
+settings.register_profile("ci", derandomize=True, max_examples=150, **_SHARED)
+settings.register_profile("explore", max_examples=1000, **_SHARED)
+settings.load_profile("dev")
+
+
+def _program(*names: str, ask: str = "--version") -> str | None:
+    """None if one of the programs starts, otherwise what was looked for."""
+    for name in names:
+        path = shutil.which(name)
+        if path is None:
+            continue
+        try:
+            done = subprocess.run([path, ask], capture_output=True, timeout=60, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return f"{path} does not start: {error}"
+        return None if done.returncode == 0 else f"{path} {ask} exits with {done.returncode}"
+    return f"none of these programs is installed: {', '.join(names)}"
+
+
+def _package(name: str) -> str | None:
+    """None if the package can be found, otherwise a sentence that says it cannot."""
+    return None if importlib.util.find_spec(name) else f"the package {name} is not installed"
+
+
+# A probe answers None if its service works, otherwise the reason why not.
+PROBES: dict[str, Callable[[], str | None]] = {
+    "chromium": lambda: _program("chromium", "chromium-browser", "google-chrome"),
+    "openssl": lambda: _program("openssl", ask="version"),
+    "anvil": lambda: _program("anvil"),
+    "flower": lambda: _package("flwr"),
+}
+
+
+@functools.cache
+def probe(service: str) -> str | None:
+    """Why `service` cannot be used here; None if it can. Asked once per process."""
+    return PROBES[service]()
+
+
+def _services(item: pytest.Item) -> list[str]:
+    return [name for marker in item.iter_markers("service") for name in marker.args]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--services-required",
+        action="store_true",
+        help="fail a service test that is skipped although its service works here",
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker in item.iter_markers("service"):
+            unknown = [name for name in marker.args if name not in PROBES]
+            if unknown or not marker.args:
+                known = ", ".join(sorted(PROBES))
+                raise pytest.UsageError(
+                    f"{item.nodeid}: service{marker.args} names no known service ({known})"
+                )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for service in _services(item):
+        reason = probe(service)
+        if reason is not None:
+            pytest.skip(f"service {service}: {reason}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Under --services-required, a service test whose probes succeed has no reason left to be skipped."""
+    report = yield
+    services = _services(item)
+    if (
+        report.skipped
+        and not hasattr(report, "wasxfail")
+        and services
+        and item.config.getoption("--services-required")
+        and all(probe(service) is None for service in services)
+    ):
+        report.outcome = "failed"
+        report.longrepr = (
+            f"skipped, although these services work here: {', '.join(services)} ({call.excinfo})"
+        )
+    return report
