@@ -1,4 +1,4 @@
-"""A coordinator and its sites without an engine: a test carries every message itself, and may tamper with it."""
+"""A coordinator and its sites without an engine: a test carries every message itself, and may alter it."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def test_integers_are_refused_by_name(kind: str) -> None:
 @every_call
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
 def test_what_is_not_finite_in_float32_is_refused_by_name(call: dict[str, Any], bad: float) -> None:
-    with pytest.raises(ConfigError, match="tensor 'layer.bias' holds NaN or infinity"):
+    with pytest.raises(ConfigError, match=r"tensor 'layer\.bias' holds NaN or infinity"):
         phloem.encode(update() | {"layer.bias": np.array([0.0, bad])}, **call)
 
 

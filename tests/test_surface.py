@@ -1,5 +1,8 @@
-"""What users may rely on, in one list. A change here is a change of the interface: `python -m tests.test_surface`
-prints the new list for tests/surface.txt, and the change log says why."""
+"""What users may rely on, in one list.
+
+A change here is a change of the interface: `python -m tests.test_surface` prints the new list for
+tests/surface.txt, and the change log says why.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A learning problem that trains in milliseconds, with every fault that a test may ask for.
 
-`python -m tests.tiny RECIPE.json RUN [WRITES]` builds it in a process of its own, or goes on where one was killed;
-with WRITES it kills its own process group with SIGKILL before it touches the run's files for that many times.
+`python -m tests.tiny RECIPE.json RUN [WRITES]` builds it in a process of its own, or goes on where one was
+killed; with WRITES it kills its own process group before it touches the run's files for that many times.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ SPREAD = 1.2
 
 
 class Blobs:
-    """Softmax regression on Gaussian blobs; its state has a matrix, a vector, a 0-d tensor and an empty one.
+    """Softmax regression on blobs; its state has a matrix, a vector, a 0-d tensor and an empty one.
 
-    Options for faults: `nan_site` and `bad_shape_site` break their updates once they have trained `fault_from`
-    times; `huge_site` sends values beyond 2^100; `idle_site` has no examples; `dying_site` ends its process.
-    `delay` holds every training up, `print_noise` prints in the middle of it.
+    Options for faults: `nan_site` and `bad_shape_site` break their updates after `fault_from` trainings;
+    `huge_site` sends values beyond 2^100; `idle_site` has no examples; `dying_site` ends its process. `delay`
+    holds every training up, `print_noise` prints in the middle of it.
     """
 
     metric = Metric("accuracy")
@@ -104,7 +104,8 @@ class Blobs:
             trained["bias"] = np.full_like(trained["bias"], 2.0**110)
         if faulty and shard["site"] == self.bad_shape_site:
             trained["bias"] = np.zeros(self.classes + 1, np.float32)
-        return trained, {"times": np.array(times + 1), "speed": speed}, len(y), {"loss": loss}
+        examples: Any = np.int64(len(y))  # NumPy's integers and floats are what tasks really give
+        return trained, {"times": np.array(times + 1), "speed": speed}, examples, {"loss": loss}
 
     def evaluate(self, state: State, part: str) -> Mapping[str, float]:
         x, y = self._draw(f"held out for {part}", 200)

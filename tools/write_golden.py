@@ -1,7 +1,7 @@
 """Writes tests/golden: the bytes that this version of the format stands for.
 
-Run it by hand when the format changes on purpose (and its version with it), and read the difference: a test run never
-writes these files.
+Run it by hand when the format changes on purpose (and its version with it), and read the difference: a test
+run never writes these files.
 
     python tools/write_golden.py            every golden file
     python tools/write_golden.py ecsq       the frames of one codec
@@ -43,7 +43,7 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def inputs() -> dict[str, Array]:
-    """The tensors that every configuration encodes; stored beside the frames, so that no generator has to last."""
+    """The tensors that every configuration encodes; they are stored beside the frames."""
     raw = generator(0, "golden")
 
     def bell(*shape: int) -> Array:
@@ -70,7 +70,8 @@ def messages() -> dict[str, dict[str, Any]]:
     return {
         "order-with-deltas": {
             "kind": "order", "round": 300, "train": True, "chain": chain, "state": state, "start": 298,
-            "items": [["05", "b000aabb"], ["07", "b001cc"]], "key_chain": None, "choice": "", "attachment": "",
+            "items": [["05", "b000aabb"], ["07", "b001cc"]], "key_chain": None,
+            "choice": "", "attachment": "",
         },
         "order-with-key-frame": {
             "kind": "order", "round": 9, "train": False, "chain": chain, "state": None, "start": 2,

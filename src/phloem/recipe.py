@@ -213,6 +213,8 @@ class Recipe:
             ConfigError: one sentence about the first thing that is wrong.
         """
         table = dict(table)
+        if isinstance(table.get("task"), str):
+            table["task"] = {"name": table["task"]}
         links: dict[str, Link] = {}
         for site, rows in _table(table.pop("links", {}), "[links]").items():
             base = _table(table.get("link", {}), "[link]")
@@ -238,7 +240,7 @@ def load_recipe(source: str | Path | Mapping[str, Any] | Recipe, changes: Sequen
     if isinstance(source, Recipe):
         table = source.to_json()
     elif isinstance(source, Mapping):
-        table = {key: value for key, value in source.items()}
+        table = dict(source)
     else:
         table = _read_toml(Path(source))
     for change in changes:

@@ -178,5 +178,5 @@ def state_digest(state: Mapping[str, Array]) -> str:
     total = hashlib.sha256(b"phloem.state.v0\n" + layout.to_json())
     for array in layout.arrays(state):
         little: Array = array.astype("<f4", copy=False)
-        total.update(memoryview(little.reshape(-1)).cast("B"))
+        total.update(little.reshape(-1).data.cast("B"))
     return total.hexdigest()

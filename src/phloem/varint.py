@@ -36,7 +36,7 @@ def unpack(data: bytes, start: int) -> tuple[int, int]:
         byte = data[start + position]
         value |= (byte & 0x7F) << (7 * position)
         if byte < 0x80:
-            if position and byte == 0 or value >= 1 << 64:
+            if (position and byte == 0) or value >= 1 << 64:
                 break
             return value, start + position + 1
     raise FormatError("a number is longer than it needs to be")

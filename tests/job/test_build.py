@@ -360,3 +360,32 @@ def test_a_recipe_that_cannot_be_run_leaves_nothing_behind(
     with pytest.raises(ConfigError, match=said):
         phloem.build(table(**keys), out=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_another_process_works_on_is_refused_and_not_disturbed(tmp_path: Path) -> None:
+    whole = phloem.build(table(), out=tmp_path / "whole")
+
+    class Meddler(Unwatched):
+        def round(self, record: Any) -> None:
+            with pytest.raises(StateError, match="another process is at work on the run"):
+                phloem.build(table(), resume=tmp_path / "run")
+
+    run = phloem.build(table(), out=tmp_path / "run", watch=Meddler())
+    assert run.summary["commit"] == whole.summary["commit"]
+    assert len(run.records) == 4
+
+
+def test_a_resume_sweeps_out_what_killed_processes_left_half_written(tmp_path: Path) -> None:
+    torn = interrupted(tmp_path / "run")
+    folder = next((torn / "objects").iterdir())
+    halves = [
+        torn / ".rounds.jsonl.0a1b2c3d",
+        folder / ".0123456789abcdef.0a1b2c3d",
+        torn / "refs" / ".trunk.0a1b2c3d",
+    ]
+    for path in halves:
+        path.write_bytes(b"half")
+    (torn / ".gitignore").write_text("private\n")
+    phloem.build(table(), resume=torn)
+    assert not any(path.exists() for path in halves)
+    assert (torn / ".gitignore").exists()

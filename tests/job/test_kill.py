@@ -72,6 +72,7 @@ def outcome(out: Path) -> Any:
     )
     model = (out / "model.safetensors").read_bytes()
     assert not (out / "private").exists()
+    assert not list(out.rglob(".*")), "something was left half-written"
     return {key: summary[key] for key in keys}, rounds, blobs, model, (out / "refs" / "trunk").read_text()
 
 

@@ -31,9 +31,7 @@ def test_a_returning_site_gets_the_deltas_or_a_key_frame_whichever_is_fewer_byte
     down: object, rounds: int
 ) -> None:
     exchange = Exchange(size=400, down=down)
-    missed = []
-    for _ in range(rounds):
-        missed.append(len(exchange.round(EVERYONE - {"cat"}).frame))
+    missed = [len(exchange.round(EVERYONE - {"cat"}).frame) for _ in range(rounds)]
     order = exchange.orders()["cat"]
     key_frame = len(frames.pack(NoCompression(), exchange.layout.arrays(exchange.state), exchange.layout))
     by_key = sent_frames(order) == [True]

@@ -34,6 +34,40 @@ app = typer.Typer(
 )
 
 
+# "\b" keeps the line breaks of the paragraph that it begins.
+_PHLOEM_HELP = """Learning across sites with a few hundred times fewer bytes: compressed updates, both ways.
+
+\b
+Start here:
+  phloem build examples/digits.toml --compare
+  phloem build --help
+"""
+_BUILD_HELP = """Train one model from many sites, as a recipe says.
+
+Round after round, every site trains on its own data and sends its update as a compressed frame; what a
+frame left out is owed and sent later. The updates are merged, and the result goes back to the sites,
+compressed too. Data never leave a site, and every byte that does is counted.
+
+\b
+Examples:
+  phloem build examples/digits.toml --compare
+      ten sites learn to read digits; then the same uncompressed, for comparison
+  phloem build examples/digits.toml --set up.bits=0.05 --set rounds.max=20 --out runs/try
+  phloem build --resume runs/try
+      go on after an interruption, a crash or a full disk
+
+\b
+What comes out, in RUN:
+  report.html        open it in a browser: metric against bytes and time, bytes per site
+  summary.json       the figures; rounds.jsonl has them by round
+  model.safetensors  the model
+  objects/, refs/    every frame and every round, named by their digests
+
+\b
+Exit codes: 0 done, 1 the run failed, 2 the call or the recipe is wrong, 130 interrupted.
+"""
+
+
 class KernelChoice(StrEnum):
     """What does the codecs' arithmetic; the results are the same to the bit."""
 
@@ -59,7 +93,7 @@ SetOption = Annotated[
 OutOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="RUN", help="The run's directory, new or empty. [default: the first free runs/NAME]"
+        metavar="RUN", help="The run's directory, new or empty; by default the first free runs/NAME."
     ),
 ]
 ResumeOption = Annotated[
@@ -76,7 +110,10 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print summary.json on standard output, and nothing else there.")
 ]
 KernelsOption = Annotated[
-    KernelChoice, typer.Option(help="Native kernels, the NumPy reference, or whichever is there.")
+    KernelChoice,
+    typer.Option(
+        help="Native kernels, the NumPy reference, or (auto) whichever is there.", show_default=False
+    ),
 ]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -87,22 +124,16 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(help=_PHLOEM_HELP)
 def phloem_command(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
-    r"""Learning across sites with a few hundred times fewer bytes: compressed updates, both ways.
-
-    \b
-    Start here:
-      phloem build examples/digits.toml --compare
-      phloem build --help
-    """
+    """The options that stand before a command."""
 
 
-@app.command("build")
+@app.command("build", help=_BUILD_HELP)
 def build_command(
     recipe: RecipeArgument = None,
     set_: SetOption = None,
@@ -113,30 +144,7 @@ def build_command(
     kernels: KernelsOption = KernelChoice.auto,
     debug: DebugOption = False,
 ) -> None:
-    r"""Train one model from many sites, as a recipe says.
-
-    Round after round, every site trains on its own data and sends its update as a compressed frame; what a
-    frame left out is owed and sent later. The updates are merged, and the result goes back to the sites,
-    compressed too. Data never leave a site, and every byte that does is counted.
-
-    \b
-    Examples:
-      phloem build examples/digits.toml --compare
-          ten sites learn to read digits; then the same uncompressed, for comparison
-      phloem build examples/digits.toml --set up.bits=0.05 --set rounds.max=20 --out runs/try
-      phloem build --resume runs/try
-          go on after an interruption, a crash or a full disk
-
-    \b
-    What comes out, in RUN:
-      report.html        open it in a browser: metric against bytes and time, bytes per site
-      summary.json       the figures; rounds.jsonl has them by round
-      model.safetensors  the model
-      objects/, refs/    every frame and every round, named by their digests
-
-    \b
-    Exit codes: 0 done, 1 the run failed, 2 the call or the recipe is wrong, 130 interrupted.
-    """
+    """Train one model from many sites, as a recipe says."""
     from phloem.cli.build import BuildCall, run_build
 
     try:

@@ -1,0 +1,1 @@
+"""The codecs: an update in, bytes out, and back. Configuration without state."""

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from phloem.codecs.config import FromConfig
 from phloem.codecs.split import exactly, join, require_finite, split
 from phloem.tensors import Array, Layout
+
+Halves = npt.NDArray[np.uint16]
 
 _LARGEST_BF16 = np.uint16(0x7F7F)
 
@@ -66,16 +69,17 @@ class BFloat16(FromConfig):
         return split(require_finite(vector, cls.name), layout)
 
 
-def to_bf16(values: Array) -> np.ndarray[tuple[int], np.dtype[np.uint16]]:
+def to_bf16(values: Array) -> Halves:
     """The upper halves of float32 values, rounded to nearest even and never to infinity."""
     bits = values.view(np.uint32)
     rounded = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(
         np.uint16
     )
     sign = rounded & np.uint16(0x8000)
-    return np.minimum(rounded & np.uint16(0x7FFF), _LARGEST_BF16) | sign
+    halves: Halves = np.minimum(rounded & np.uint16(0x7FFF), _LARGEST_BF16) | sign
+    return halves
 
 
-def from_bf16(halves: np.ndarray[tuple[int], np.dtype[np.uint16]]) -> Array:
+def from_bf16(halves: Halves) -> Array:
     """bfloat16 values as float32."""
     return (halves.astype(np.uint32) << np.uint32(16)).view(np.float32)

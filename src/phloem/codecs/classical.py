@@ -114,7 +114,8 @@ class TopK(FromConfig):
             kept = np.sort(np.concatenate([above, ties]))
         else:
             kept = np.zeros(0, np.int64)
-        return varint.pack(count) + kept.astype("<u4").tobytes() + vector[kept].astype("<f4").tobytes()
+        body: bytes = varint.pack(count) + kept.astype("<u4").tobytes() + vector[kept].astype("<f4").tobytes()
+        return body
 
     @classmethod
     def decode(cls, body: bytes, layout: Layout) -> list[Array]:

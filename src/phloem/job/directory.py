@@ -9,10 +9,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import json
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ VERSION = 0
 TRUNK = "trunk"
 _RESUME = "resume"
 _MARKER = "run.json"
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}")  # the names that `write_durably` gives
 
 
 class RunDirectory:
@@ -91,6 +96,29 @@ class RunDirectory:
                 hint="resume it with the Phloem that made it",
             )
         return cls(root), Recipe.from_json(recipe), plan
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """While this lasts no other process goes on with the run; the claim dies with its process.
+
+        Raises:
+            StateError: another process has it.
+        """
+        with (self.root / _MARKER).open("rb") as marker:
+            try:
+                fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StateError(
+                    f"another process is at work on the run in {self.root}", hint="wait for it, or end it"
+                ) from error
+            yield
+
+    def sweep(self) -> None:
+        """Removes what killed processes left half-written beside its place."""
+        for folder in (self.root, *self.root.glob("**/objects/*"), *self.root.glob("**/refs")):
+            for path in folder.glob(".*"):
+                if _LEFTOVER.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
 
     def write(self, name: str, content: bytes) -> None:
         """Puts one of the run's own files in its place, whole or not at all."""

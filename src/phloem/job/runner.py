@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from phloem.rounds import events
 from phloem.rounds.choose import Timing
 from phloem.rounds.coordinator import DIVERGED, Coordinator, RoundResult
 from phloem.rounds.plan import Plan
-from phloem.tasks.base import Metric
 from phloem.tensors import Layout, State, state_digest
 from phloem.wire import frame as frames
 from phloem.wire.messages import Order, Reply, Status
@@ -91,10 +90,8 @@ class Runner:
         if not self.records:
             return False
         rounds, last = self.recipe.rounds, self.records[-1]
-        if rounds.stop == "target" and rounds.target is not None:
-            if self.task.metric.reached(last.metric, rounds.target):
-                return True
-        return len(self.records) >= rounds.max
+        reached = rounds.target is not None and self.task.metric.reached(last.metric, rounds.target)
+        return (rounds.stop == "target" and reached) or len(self.records) >= rounds.max
 
     def _round(self, orders: dict[str, bytes], unpaid: dict[str, bytes]) -> dict[str, bytes]:
         """One round, from orders in the sites' hands to the orders that bring its result."""
@@ -272,8 +269,9 @@ def start(recipe: Recipe, root: Path, watch: Watcher, emit: events.Emit = events
     RunDirectory.check_free(root)
     with contextlib.closing(LocalEngine(recipe, emit)) as engine:  # data that lack are found before a file is made
         directory = RunDirectory.create(root, recipe, plan)
-        head = _genesis(directory, recipe, plan, state)
-        return _drive(recipe, directory, task, Coordinator(plan, state, emit), watch, engine, [], head)
+        with directory.claimed():
+            head = _genesis(directory, recipe, plan, state)
+            return _drive(recipe, directory, task, Coordinator(plan, state, emit), watch, engine, [], head)
 
 
 def resume(root: Path, watch: Watcher, emit: events.Emit = events.ignore, expect: Recipe | None = None) -> Run:
@@ -281,16 +279,23 @@ def resume(root: Path, watch: Watcher, emit: events.Emit = events.ignore, expect
 
     Raises:
         ConfigError: there is no run, or it was started from another recipe than `expect`.
-        StateError: another version, or task, data or libraries that no longer give the same plan.
+        StateError: another version, or task, data or libraries that no longer give the same plan; or another
+            process is at work on it.
     """
     directory, recipe, plan_digest = RunDirectory.open(root)
     if expect is not None and _result_of(expect) != _result_of(recipe):
         raise ConfigError(f"{root} was started from another recipe", hint="resume it with the same recipe and --set")
     if (root / "summary.json").exists():
-        directory.finish()  # it may have been killed just before
+        directory.sweep()  # it may have been killed at its very end
+        directory.finish()
         return read(root)
-    if expect is not None:
-        recipe = expect
+    with directory.claimed():
+        directory.sweep()
+        return _go_on(directory, recipe if expect is None else expect, plan_digest, watch, emit)
+
+
+def _go_on(directory: RunDirectory, recipe: Recipe, plan_digest: str, watch: Watcher, emit: events.Emit) -> Run:
+    root = directory.root
     task = load_task_of(recipe)
     state = initial_state_of(task, recipe)
     plan = plan_for(recipe, state)

@@ -1,0 +1,1 @@
+"""The protocol without input or output: a coordinator and sites that take bytes and give bytes."""

@@ -210,7 +210,8 @@ class Coordinator:
                 hint="lower the server's learning rate or set [rounds] clip_norm",
             ) from error
         residual, decoded = ef.settle(in_flight, self.layout, accepted=True)
-        assert in_flight.owed is not None and decoded is not None
+        assert in_flight.owed is not None
+        assert decoded is not None
         state = add(self.state, decoded)
         accepted = self.plan.bitmap({update.site for update in folded})
         chain = next_chain(self.chain, accepted, frame)

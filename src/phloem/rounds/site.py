@@ -7,7 +7,7 @@ frames lost stays here, in the residual.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ class Position:
     round: int
     chain: bytes
     state: State
-    residual: Residual = Residual()
+    residual: Residual = field(default_factory=Residual)
     digest: str | None = None
     examples: int = 0
 
@@ -207,7 +207,8 @@ class Site:
             None if facts["sent"] is None else bytes.fromhex(facts["sent"]),
             facts["step"],
         )
-        self.at = Position(facts["round"], bytes.fromhex(facts["chain"]), state, residual, facts["digest"], facts["examples"])
+        chain, digest, examples = bytes.fromhex(facts["chain"]), facts["digest"], facts["examples"]
+        self.at = Position(facts["round"], chain, state, residual, digest, examples)
 
 
 def difference(after: list[Array], before: list[Array]) -> list[Array]:

@@ -1,0 +1,1 @@
+"""Content-addressed blobs and references that move by compare-and-swap."""

@@ -46,7 +46,9 @@ class Store:
         path = self._path(digest)
         if not path.exists():
             with _in_words(f"a blob of {len(blob)} bytes in {self.root}"):
-                path.parent.mkdir(exist_ok=True)
+                if not path.parent.exists():
+                    path.parent.mkdir(exist_ok=True)
+                    _sync(path.parent.parent)
                 write_durably(path, blob)
         return digest
 
@@ -122,11 +124,16 @@ def write_durably(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    """Makes the names in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

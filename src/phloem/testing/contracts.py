@@ -1,3 +1,4 @@
+# ruff: noqa: D102  (a test's name is its sentence)
 """What every codec has to keep, as a test class: inherit it, set `codec`, and pytest does the rest.
 
     from phloem.testing.contracts import CodecContract
@@ -5,13 +6,14 @@
     class TestMyCodec(CodecContract):
         codec = MyCodec(level=3)
 
-A property that the codec declares (`lossless`, `unbiased`, `commutes_with_sum`) is tested; one that it does not
-declare is not.
+A property that the codec declares (`lossless`, `unbiased`, `commutes_with_sum`) is tested; one that it does
+not declare is not.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -64,17 +66,20 @@ class CodecContract:
     codec: ClassVar[Codec]
 
     def sum_of_bodies(self, left: bytes, right: bytes) -> bytes:
-        """Two bodies summed without decoding, for codecs that declare `commutes_with_sum`; here: float32 values."""
-        return np.add(np.frombuffer(left, "<f4"), np.frombuffer(right, "<f4")).astype("<f4").tobytes()
+        """Two bodies summed without decoding, where `commutes_with_sum` is declared; here: float32 values."""
+        total: Array = np.frombuffer(left, "<f4") + np.frombuffer(right, "<f4")
+        return bytes(total.astype("<f4").tobytes())
 
     def test_every_case_comes_back_in_its_shapes_finite_and_in_memory_of_its_own(self) -> None:
         for what, update, layout, body in self._encoded():
             arrays = self.codec.decode(body, layout)
             assert [array.shape for array in arrays] == [spec.shape for spec in layout.specs], what
             for array in arrays:
-                assert isinstance(array, np.ndarray) and array.dtype == np.float32, what
+                assert isinstance(array, np.ndarray), what
+                assert array.dtype == np.float32, what
                 assert np.isfinite(array).all(), what
-                assert array.flags.writeable and array.flags.c_contiguous, what
+                assert array.flags.writeable, what
+                assert array.flags.c_contiguous, what
             assert not any(np.shares_memory(a, b) for a in arrays for b in update.values()), what
 
     def test_equal_updates_give_equal_bodies_and_are_not_written_to(self) -> None:
@@ -91,7 +96,7 @@ class CodecContract:
                 assert sent.tobytes() == came.tobytes(), what
 
     def test_an_unbiased_codec_has_the_update_as_its_mean(self) -> None:
-        """A bias of half a standard deviation of one draw has z = 10 here and is found; a fixed error always is."""
+        """A bias of half a draw has z = 10 here and is found; a fixed error always is."""
         if not self.codec.unbiased:
             return
         draw = generator(0, "bias")
@@ -132,12 +137,11 @@ class CodecContract:
     def test_a_configuration_cannot_be_changed_and_an_unknown_key_is_refused_by_name(self) -> None:
         config = {**canonical.plain(self.codec), "no_such_key": 1}
         error = _raised(ConfigError, lambda: type(self.codec).from_config(config))
-        assert error is not None and "no_such_key" in str(error)
-        assert dataclasses.is_dataclass(self.codec)
-        for field in dataclasses.fields(self.codec):
-            frozen = _raised(
-                dataclasses.FrozenInstanceError, lambda name=field.name: setattr(self.codec, name, 1)
-            )
+        assert error is not None
+        assert "no_such_key" in str(error)
+        for field in dataclasses.fields(self.codec):  # type: ignore[arg-type]
+            change = functools.partial(setattr, self.codec, field.name, 1)
+            frozen = _raised(dataclasses.FrozenInstanceError, change)
             assert frozen is not None, "a codec is a frozen dataclass"
 
     def test_another_process_decodes_the_same_from_bytes_alone(self) -> None:
@@ -148,11 +152,10 @@ class CodecContract:
     def test_every_truncation_and_every_extension_is_refused(self) -> None:
         for what, _, layout, body in self._encoded():
             for size in range(len(body)):
-                assert _raised(FormatError, lambda n=size: self.codec.decode(body[:n], layout)), (
-                    f"{what}: {size}"
-                )
+                refused = _decoded_or_refused(self.codec, body[:size], layout) is None
+                assert refused, f"{what}: {size} of {len(body)} bytes"
             for byte in (b"\x00", b"\x01", b"\xff"):
-                assert _raised(FormatError, lambda b=byte: self.codec.decode(body + b, layout)), what
+                assert _decoded_or_refused(self.codec, body + byte, layout) is None, what
 
     def test_an_altered_body_is_refused_or_decodes_to_finite_arrays_of_the_layout(self) -> None:
         for what, _, layout, body in self._encoded():

@@ -1,7 +1,7 @@
-"""Decodes bodies in a process of its own, from bytes alone: `python -m phloem.testing.elsewhere MODULE CLASS`.
+"""Decodes bodies in a process of its own: `python -m phloem.testing.elsewhere MODULE CLASS`.
 
-Standard input: for every body a line of hexadecimal layout JSON and a line of hexadecimal body. Standard output: for
-every body one line, the digest of the state that it decodes to.
+Standard input: for every body a line of hexadecimal layout JSON and a line of hexadecimal body. Standard
+output: for every body one line, the digest of the state that it decodes to.
 """
 
 from __future__ import annotations

@@ -134,7 +134,11 @@ def _against(row: Outcome, base: Outcome) -> str:
 
 def headline(summary: Mapping[str, Any]) -> str:
     """The run in one sentence, computed from what was measured; never claims what was not reached."""
-    rows = outcomes(summary)
+    text = _sentence(outcomes(summary))
+    return text[:1].upper() + text[1:]
+
+
+def _sentence(rows: list[Outcome]) -> str:
     this = rows[0]
     base = next((row for row in rows if row.label == LABELS["fp32"]), None)
     if this.reached is None:

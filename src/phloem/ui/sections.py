@@ -96,8 +96,8 @@ def _figure_cell(text: str) -> Markup:
     return element("td", element("em", text) if text.endswith("fewer") else text)
 
 
-def _table(heads: Sequence[str], body: Sequence[Markup]) -> Markup:
-    head = element("tr", *(element("th", unbroken(text), scope="col") for text in heads))
+def _table(heads: Sequence[str], body: Sequence[Markup], style: str | None = None) -> Markup:
+    head = element("tr", *(element("th", text, scope="col", class_=style) for text in heads))
     return element("div", element("table", element("thead", head), element("tbody", *body)), class_="scroll")
 
 
@@ -136,13 +136,11 @@ def refusals(records: Sequence[RoundRecord]) -> Markup:
         for number, site, reason in found[:SHOWN_REFUSALS]
     ]
     more = len(found) - SHOWN_REFUSALS
-    words = (
-        "Nothing of them is in the model. What a site could not deliver is owed and goes into later frames."
-    )
+    words = "Nothing of them is in the model. What came too late is owed and goes into later frames."
     return joined(
         heading,
         element("p", f"{len(found)} in all. {words}"),
-        _table(["round", "site", "reason"], rows),
+        _table(["round", "site", "reason"], rows, "text"),
         element("p", f"… and {more} more: see rounds.jsonl.") if more > 0 else None,
     )
 

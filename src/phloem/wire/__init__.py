@@ -1,0 +1,1 @@
+"""What crosses between the parties: frames, and the messages around them."""

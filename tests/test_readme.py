@@ -1,0 +1,68 @@
+"""The README and the docs say what is true: their code runs, their listings equal the files they show."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+LISTINGS = re.findall(r"<!-- listing: (\S+) -->\n```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(PYTHON_BLOCKS)))
+def test_every_python_block_of_the_readme_runs(number: int, tmp_path: Path) -> None:
+    """A newcomer pastes it into a file and it works."""
+    script = tmp_path / "pasted.py"
+    script.write_text(PYTHON_BLOCKS[number], "utf-8")
+    paths = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_listings_of_the_readme_equal_the_files_they_show() -> None:
+    """The shown task is the one that is tested and run."""
+    assert LISTINGS, "the README shows no listing any more: take this test away"
+    for path, shown in LISTINGS:
+        assert (ROOT / path).read_text("utf-8") == shown, path
+
+
+def test_the_command_line_page_equals_the_help_texts() -> None:
+    """`docs/command-line.md` is what `--help` prints, at 100 columns."""
+    page = (ROOT / "docs" / "command-line.md").read_text("utf-8")
+    shown = re.findall(r"```console\n\$ phloem ([^\n]*)--help\n(.*?)```", page, re.DOTALL)
+    assert len(shown) >= 2
+    for command, text in shown:
+        assert text == help_of(command.split()), f"phloem {command}--help"
+
+
+def help_of(command: list[str]) -> str:
+    """What `phloem COMMAND --help` prints on a plain terminal of 100 columns."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(
+        [sys.executable, "-m", "phloem.cli.main", *command, "--help"],
+        env=os.environ | {"PYTHONPATH": paths, "COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines()) + "\n"
+
+
+def test_links_of_the_readme_and_docs_lead_somewhere() -> None:
+    """Every relative link names a file that is there."""
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
