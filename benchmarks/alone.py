@@ -22,7 +22,9 @@ def train_alone(recipe: Recipe, site: str | None) -> dict[str, float]:
     name, better = task.metric.name, task.metric.higher_is_better
     best, best_state = None, state
     for number in range(recipe.rounds.max):
-        state, memory, _, _ = task.train(state, shard, memory, seed_for(recipe.seed, "alone", str(site), number))
+        state, memory, _, _ = task.train(
+            state, shard, memory, seed_for(recipe.seed, "alone", str(site), number)
+        )
         value = float(task.evaluate(state, "stop")[name])
         if best is None or (value > best if better else value < best):
             best, best_state = value, state

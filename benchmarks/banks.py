@@ -1,6 +1,6 @@
 """Banks: average precision against pooled data and against every bank alone, paired over seeds.
 
-    python benchmarks/banks.py --seeds 5
+python benchmarks/banks.py --seeds 5
 """
 
 from __future__ import annotations

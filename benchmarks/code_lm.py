@@ -1,7 +1,7 @@
 """Code LM: bytes to the loss that dense fp32 DiLoCo reaches in 30 rounds, and the frontier of bytes against loss.
 
-    python benchmarks/code_lm.py headline --seeds 5
-    python benchmarks/code_lm.py frontier
+python benchmarks/code_lm.py headline --seeds 5
+python benchmarks/code_lm.py frontier
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ def dense(seed: int) -> Recipe:
 
 
 def _rounds(number: int) -> list[str]:
-    return [f"rounds.max={number}", "rounds.stop=rounds", "run.keep_updates=false", "run.snapshot_every=100000"]
+    return [
+        f"rounds.max={number}",
+        "rounds.stop=rounds",
+        "run.keep_updates=false",
+        "run.snapshot_every=100000",
+    ]
 
 
 def first_at(curve: Sequence[Sequence[float]], loss: float) -> Sequence[float] | None:

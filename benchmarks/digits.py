@@ -1,6 +1,6 @@
 """Digits: bytes to 97 % against fp32 and bf16 FedAvg, and final accuracy paired over splits.
 
-    python benchmarks/digits.py --seeds 5 --splits 24
+python benchmarks/digits.py --seeds 5 --splits 24
 """
 
 from __future__ import annotations
@@ -89,7 +89,11 @@ def main() -> None:
     write(
         "digits",
         f"python benchmarks/digits.py --seeds {options.seeds} --splits {options.splits}",
-        {"recipe": "examples/digits.toml", "to_target": headline(options.seeds), "final": final_accuracy(options.splits)},
+        {
+            "recipe": "examples/digits.toml",
+            "to_target": headline(options.seeds),
+            "final": final_accuracy(options.splits),
+        },
     )
 
 

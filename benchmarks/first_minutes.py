@@ -1,6 +1,6 @@
 """The first minutes of a newcomer: `make demo` and `make test` from a fresh clone with no environment, timed whole.
 
-    python benchmarks/first_minutes.py --runs 1
+python benchmarks/first_minutes.py --runs 1
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1)
     options = parser.parse_args()
     result = {
-        f"make {target}, seconds": spread([timed(target) for _ in range(options.runs)]) for target in ("demo", "test")
+        f"make {target}, seconds": spread([timed(target) for _ in range(options.runs)])
+        for target in ("demo", "test")
     }
     write("first_minutes", f"python benchmarks/first_minutes.py --runs {options.runs}", result)
 

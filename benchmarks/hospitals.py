@@ -1,6 +1,6 @@
 """Hospitals: area under the ROC curve against training on the pooled records, paired over splits.
 
-    python benchmarks/hospitals.py --splits 24
+python benchmarks/hospitals.py --splits 24
 """
 
 from __future__ import annotations

@@ -32,7 +32,9 @@ def codec_for(
         if given:
             raise ConfigError(f"codec '{codec}' has no '{given[0]}'", hint="only 'ecsq' has a quality knob")
         return codec_from({"codec": codec, **options})
-    quality = {key: value for key, value in (("bits", bits), ("step", step), ("nmse", nmse)) if value is not None}
+    quality = {
+        key: value for key, value in (("bits", bits), ("step", step), ("nmse", nmse)) if value is not None
+    }
     return codec_from({"codec": codec, "effort": effort, **quality, **options})
 
 

@@ -63,7 +63,9 @@ class Sites:
         if bool(self.count) == bool(self.names):
             raise ConfigError("[sites] needs either 'count' or 'names'")
         check_number("[sites]", "count", self.count, 0, 100_000)
-        if len(set(self.names)) != len(self.names) or not all(re.fullmatch(r"[\w.-]{1,64}", n) for n in self.names):
+        if len(set(self.names)) != len(self.names) or not all(
+            re.fullmatch(r"[\w.-]{1,64}", n) for n in self.names
+        ):
             raise ConfigError("[sites]: 'names' must be different, of letters, digits, '.', '_' and '-'")
         check_number("[sites]", "participation", self.participation, 1e-9, 1.0)
         check_number("[sites]", "dropout", self.dropout, 0.0, 0.999)
@@ -252,7 +254,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError as error:
-        raise ConfigError(f"there is no recipe at {path}", hint="name a TOML file; examples/ has some") from error
+        raise ConfigError(
+            f"there is no recipe at {path}", hint="name a TOML file; examples/ has some"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the recipe {path} cannot be read: {error}") from error
     try:
@@ -264,7 +268,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _apply(table: dict[str, Any], change: str) -> None:
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"expected --set key=value, found '{change}'", hint="for example --set rounds.max=10")
+        raise ConfigError(
+            f"expected --set key=value, found '{change}'", hint="for example --set rounds.max=10"
+        )
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:
@@ -285,9 +291,13 @@ def _table(value: Any, where: str) -> dict[str, Any]:
 def _link(table: dict[str, Any], where: str) -> Link:
     for key in ("up", "down"):
         if isinstance(table.get(key), str):
-            table[key] = _quantity(table[key], _RATE, _RATE_UNITS, f"{where}: '{key}'", "a rate like '10mbit'")
+            table[key] = _quantity(
+                table[key], _RATE, _RATE_UNITS, f"{where}: '{key}'", "a rate like '10mbit'"
+            )
     if isinstance(table.get("latency"), str):
-        table["latency"] = _quantity(table["latency"], _TIME, _TIME_UNITS, f"{where}: 'latency'", "a time like '40ms'")
+        table["latency"] = _quantity(
+            table["latency"], _TIME, _TIME_UNITS, f"{where}: 'latency'", "a time like '40ms'"
+        )
     return _build(Link, table, where)
 
 

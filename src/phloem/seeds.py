@@ -31,6 +31,6 @@ def seed_for(root: int, *labels: str | int) -> int:
 
 def generator(root: int, *labels: str | int) -> np.random.Generator:
     """A NumPy generator (PCG64) on the stream that `labels` name under `root`."""
-    import numpy as np  # noqa: PLC0415  (the log's verifier imports this module without NumPy)
+    import numpy as np
 
     return np.random.Generator(np.random.PCG64(seed_for(root, *labels)))

@@ -108,7 +108,9 @@ class Layout:
             name, shape = row
             sizes_fit = isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS
             if not sizes_fit or not all(type(n) is int and 0 <= n < _LARGEST_TENSOR for n in shape):
-                raise FormatError(f"expected the shape of '{name}' as a short list of sizes, found {shape!r:.60}")
+                raise FormatError(
+                    f"expected the shape of '{name}' as a short list of sizes, found {shape!r:.60}"
+                )
             if math.prod(max(n, 1) for n in shape) >= _LARGEST_TENSOR:
                 raise FormatError(f"the shape of '{name}' is more than any memory holds: {shape!r:.60}")
             specs.append(TensorSpec(name, tuple(shape)))

@@ -42,6 +42,13 @@ def test_bf16_rounds_to_the_nearest_and_to_even_between_two(values: Array) -> No
             assert got % 2 == 0
 
 
+def test_bf16_takes_the_even_neighbour_of_every_value_half_way_between_two() -> None:
+    lower = np.arange(0x7F7F, dtype=np.uint32)  # every positive finite bfloat16 but the largest
+    half_way = ((lower << 16) | 0x8000).view(np.float32)
+    assert np.array_equal(to_bf16(half_way), lower + lower % 2)
+    assert np.array_equal(to_bf16(-half_way), (lower + lower % 2) | 0x8000)
+
+
 @given(npst.arrays(np.float32, 20, elements=st.floats(allow_nan=False, allow_infinity=False, width=32)))
 def test_bf16_keeps_its_stated_bound(values: Array) -> None:
     normal = values[np.abs(values) >= 2.0**-126]

@@ -39,10 +39,10 @@ class StopAfter(Unwatched):
             raise Stopped
 
 
-def interrupted(root: Path, rounds: int = 2, **sections: Any) -> Path:
+def interrupted(root: Path, after: int = 2, **sections: Any) -> Path:
     """A run that stopped after so many rounds."""
     with pytest.raises(Stopped):
-        phloem.build(table(**sections), out=root, watch=StopAfter(rounds))
+        phloem.build(table(**sections), out=root, watch=StopAfter(after))
     return root
 
 
@@ -389,3 +389,20 @@ def test_a_resume_sweeps_out_what_killed_processes_left_half_written(tmp_path: P
     phloem.build(table(), resume=torn)
     assert not any(path.exists() for path in halves)
     assert (torn / ".gitignore").exists()
+
+
+def test_at_the_end_every_site_holds_the_trunk_even_one_that_was_away(tmp_path: Path) -> None:
+    heard: list[events.Event] = []
+    away = [{"site": "site-1", "first": 2, "last": 9}]
+    run = phloem.build(table(sites={"away": away}), out=tmp_path / "run", emit=heard.append)
+    last = [event for event in heard if isinstance(event, events.StateReached) and event.round == 4]
+    assert {event.site for event in last} == {"site-0", "site-1", "site-2"}
+    assert {event.state for event in last} == {run.summary["state_digest"]}
+
+
+def test_only_the_newest_snapshot_is_kept(tmp_path: Path) -> None:
+    blobs = []
+    for rounds in (2, 7):
+        torn = interrupted(tmp_path / str(rounds), rounds, rounds=8)
+        blobs.append(len(list((torn / "private" / "objects").glob("*/*"))))
+    assert blobs[1] <= blobs[0] + 7  # the newest frames are part of it, older states and memories are not

@@ -50,6 +50,27 @@ def test_the_order_in_which_replies_come_changes_nothing() -> None:
     assert len(found) == 1
 
 
+def test_updates_are_added_in_the_order_of_names_even_where_the_order_shows() -> None:
+    found = set()
+    learned = {
+        "ant": 2.0**90,
+        "bee": 1.0,
+        "cat": -(2.0**90),
+    }  # (2^90 + 1) - 2^90 is 0, (2^90 - 2^90) + 1 is 1
+    for order_of_delivery in itertools.permutations(sorted(EVERYONE)):
+        exchange = Exchange(up=NONE, down=NONE)
+        replies = {}
+        for site, order in exchange.orders().items():
+            exchange.sites[site].receive(order)
+            trained = {name: array + np.float32(learned[site]) for name, array in exchange.state.items()}
+            replies[site] = exchange.sites[site].reply(trained, 1)
+        for site in order_of_delivery:
+            exchange.coordinator.receive(site, replies[site])
+        exchange.coordinator.close()
+        found.add(state_digest(exchange.coordinator.state))
+    assert len(found) == 1
+
+
 def test_the_trunk_is_the_first_state_and_the_sum_of_decoded_frames() -> None:
     exchange = Exchange()
     state = exchange.state

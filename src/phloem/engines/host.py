@@ -20,8 +20,8 @@ from safetensors.numpy import save as save_tensors
 from phloem.errors import ConfigError, StateError
 from phloem.recipe import Recipe
 from phloem.rounds import events
-from phloem.rounds.plan import Plan, limits_for
 from phloem.rounds.merge import MergeRule
+from phloem.rounds.plan import Plan, limits_for
 from phloem.rounds.site import Site
 from phloem.seeds import seed_for
 from phloem.store.files import Store
@@ -102,7 +102,9 @@ class Host:
             return Answer(site.reply(None), 0.0, received - started, {})
         seed = seed_for(self.recipe.seed, "train", name, work.round)
         start = {tensor: array.copy() for tensor, array in site.at.state.items()}
-        trained, memory, examples, metrics = self.task.train(start, self.shards[name], self.memory[name], seed)
+        trained, memory, examples, metrics = self.task.train(
+            start, self.shards[name], self.memory[name], seed
+        )
         finished = time.perf_counter()
         message = site.reply(trained, int(examples))
         if Reply.unpack(message).status is Status.UPDATE:
@@ -118,7 +120,9 @@ class Host:
             saved[name] = facts | {
                 "state": store.put(save_tensors(state)),
                 "owed": store.put(save_tensors(owed)),
-                "memory": store.put(save_tensors({k: np.asarray(v, order="C") for k, v in self.memory[name].items()})),
+                "memory": store.put(
+                    save_tensors({k: np.asarray(v, order="C") for k, v in self.memory[name].items()})
+                ),
             }
         return saved
 

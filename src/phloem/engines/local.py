@@ -45,6 +45,7 @@ class LocalEngine:
 
     def deliver(self, orders: dict[str, bytes]) -> dict[str, Answer]:
         """Every site's answer to its order."""
+
         def through(host: Host | WorkerHost) -> list[tuple[str, Answer]]:
             return [(name, host.deliver(name, orders[name])) for name in host.sites if name in orders]
 

@@ -55,7 +55,9 @@ def build(
     """
     if recipe is None:
         if resume is None:
-            raise ConfigError("there is neither a recipe nor a run to go on with", hint="name a recipe's TOML file")
+            raise ConfigError(
+                "there is neither a recipe nor a run to go on with", hint="name a recipe's TOML file"
+            )
         recipe = RunDirectory.open(Path(resume))[1]
     resolved = load_recipe(recipe, changes)
     watch = watch or Unwatched()
@@ -89,7 +91,11 @@ def _compare(run: Run, recipe: Recipe, watch: Callable[[str], Watcher]) -> Run:
         root = run.path / "compare" / name
         other = baseline(recipe, name)
         resumable = (root / "run.json").exists()
-        one = runner.resume(root, watch(name), expect=other) if resumable else runner.start(other, root, watch(name))
+        one = (
+            runner.resume(root, watch(name), expect=other)
+            if resumable
+            else runner.start(other, root, watch(name))
+        )
         found[name] = one.summary
     summary = {**run.summary, "compare": found}
     text = json.dumps(summary, indent=2, sort_keys=True).encode() + b"\n"

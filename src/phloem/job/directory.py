@@ -1,10 +1,10 @@
 """A run's directory: a store that anyone may read, and a private part that only a resume needs.
 
-    run.json            which recipe, which plan, which version of this layout
-    objects/ refs/      the store: frames, commits and plan as blobs; `trunk` names the newest commit
-    rounds.jsonl        one line per round
-    summary.json  report.html  model.safetensors      written at the end
-    private/            residuals and optimiser states of the sites: never share it
+run.json            which recipe, which plan, which version of this layout
+objects/ refs/      the store: frames, commits and plan as blobs; `trunk` names the newest commit
+rounds.jsonl        one line per round
+summary.json  report.html  model.safetensors      written at the end
+private/            residuals and optimiser states of the sites: never share it
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class RunDirectory:
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"{root} cannot be made: {error.strerror}", hint="choose another --out") from error
+            raise StoreError(
+                f"{root} cannot be made: {error.strerror}", hint="choose another --out"
+            ) from error
         marker = {"layout": VERSION, "recipe": recipe.to_json(), "plan": plan.digest}
         _write(root / _MARKER, json.dumps(marker, indent=2).encode() + b"\n")
         return cls(root)
@@ -87,7 +89,9 @@ class RunDirectory:
             marker = json.loads((root / _MARKER).read_text("utf-8"))
             version, recipe, plan = marker["layout"], marker["recipe"], marker["plan"]
         except FileNotFoundError as error:
-            raise ConfigError(f"there is no run in {root}", hint="start one with --out instead of --resume") from error
+            raise ConfigError(
+                f"there is no run in {root}", hint="start one with --out instead of --resume"
+            ) from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StateError(f"{root / _MARKER} is damaged: {error}") from error
         if version != VERSION:
@@ -163,7 +167,8 @@ class RunDirectory:
                 os.fsync(file.fileno())
         except OSError as error:
             raise StoreError(
-                f"{self.root}/rounds.jsonl could not be written: {error.strerror}", hint="free some space and resume"
+                f"{self.root}/rounds.jsonl could not be written: {error.strerror}",
+                hint="free some space and resume",
             ) from error
 
     def records(self) -> list[RoundRecord]:
@@ -177,7 +182,9 @@ class RunDirectory:
         try:
             return [RoundRecord.from_json(line) for line in lines[:-1]]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StateError(f"{self.root}/rounds.jsonl is damaged: {error}", hint="restore the file") from error
+            raise StateError(
+                f"{self.root}/rounds.jsonl is damaged: {error}", hint="restore the file"
+            ) from error
 
     def keep_records(self, records: list[RoundRecord]) -> None:
         """Cuts `rounds.jsonl` back to these."""
@@ -212,7 +219,9 @@ def _write(path: Path, content: bytes) -> None:
     try:
         write_durably(path, content)
     except OSError as error:
-        raise StoreError(f"{path} could not be written: {error.strerror}", hint="free some space and resume") from error
+        raise StoreError(
+            f"{path} could not be written: {error.strerror}", hint="free some space and resume"
+        ) from error
 
 
 def _is_leftover(path: Path) -> bool:

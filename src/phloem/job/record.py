@@ -67,7 +67,9 @@ class RoundRecord:
         """The record of such a line."""
         table = json.loads(line)
         sites = {name: SiteRecord(**row) for name, row in table.pop("per_site").items()}
-        table["metrics"] = {name: math.nan if value is None else value for name, value in table["metrics"].items()}
+        table["metrics"] = {
+            name: math.nan if value is None else value for name, value in table["metrics"].items()
+        }
         if table["metric"] is None:
             table["metric"] = math.nan
         return cls(**table, per_site=sites)
@@ -106,9 +108,7 @@ def summarize(
 ) -> dict[str, Any]:
     """The content of `summary.json`; `end` has what is known only at the end (test metrics, digests)."""
     target = recipe.rounds.target
-    reached = next(
-        (r for r in records if target is not None and metric.reached(r.metric, target)), None
-    )
+    reached = next((r for r in records if target is not None and metric.reached(r.metric, target)), None)
     up_frames = sum(row.up > 0 for r in records for row in r.per_site.values())
     down_frames = sum(row.down > 0 for r in records for row in r.per_site.values())
     bytes_up, bytes_down = sum(r.bytes_up for r in records), sum(r.bytes_down for r in records)

@@ -178,7 +178,9 @@ class Runner:
                 row.status = "refused" if name in record.refused else row.status
                 seconds = link.up_seconds(len(answers[name].message))
                 up_seconds = max(up_seconds, seconds + link.train_seconds)
-                self._time(name, record.round, len(answers[name].message), seconds, answers[name].codec_seconds)
+                self._time(
+                    name, record.round, len(answers[name].message), seconds, answers[name].codec_seconds
+                )
             for messages in (following, unpaid):
                 if name in messages:
                     order = Order.unpack(messages[name])
@@ -267,14 +269,18 @@ def start(recipe: Recipe, root: Path, watch: Watcher, emit: events.Emit = events
     state = initial_state_of(task, recipe)
     plan = plan_for(recipe, state)
     RunDirectory.check_free(root)
-    with contextlib.closing(LocalEngine(recipe, emit)) as engine:  # data that lack are found before a file is made
+    with contextlib.closing(
+        LocalEngine(recipe, emit)
+    ) as engine:  # data that lack are found before a file is made
         directory = RunDirectory.create(root, recipe, plan)
         with directory.claimed():
             head = _genesis(directory, recipe, plan, state)
             return _drive(recipe, directory, task, Coordinator(plan, state, emit), watch, engine, [], head)
 
 
-def resume(root: Path, watch: Watcher, emit: events.Emit = events.ignore, expect: Recipe | None = None) -> Run:
+def resume(
+    root: Path, watch: Watcher, emit: events.Emit = events.ignore, expect: Recipe | None = None
+) -> Run:
     """A run that was interrupted, from its last snapshot to its end; a finished one is only read.
 
     Raises:
@@ -284,7 +290,9 @@ def resume(root: Path, watch: Watcher, emit: events.Emit = events.ignore, expect
     """
     directory, recipe, plan_digest = RunDirectory.open(root)
     if expect is not None and _result_of(expect) != _result_of(recipe):
-        raise ConfigError(f"{root} was started from another recipe", hint="resume it with the same recipe and --set")
+        raise ConfigError(
+            f"{root} was started from another recipe", hint="resume it with the same recipe and --set"
+        )
     if (root / "summary.json").exists():
         directory.sweep()  # it may have been killed at its very end
         directory.finish()
@@ -294,7 +302,9 @@ def resume(root: Path, watch: Watcher, emit: events.Emit = events.ignore, expect
         return _go_on(directory, recipe if expect is None else expect, plan_digest, watch, emit)
 
 
-def _go_on(directory: RunDirectory, recipe: Recipe, plan_digest: str, watch: Watcher, emit: events.Emit) -> Run:
+def _go_on(
+    directory: RunDirectory, recipe: Recipe, plan_digest: str, watch: Watcher, emit: events.Emit
+) -> Run:
     root = directory.root
     task = load_task_of(recipe)
     state = initial_state_of(task, recipe)
@@ -353,7 +363,9 @@ def _result_of(recipe: Recipe) -> dict[str, Any]:
 def _genesis(directory: RunDirectory, recipe: Recipe, plan: Plan, state: State) -> str:
     """The first commit: everything that a stranger needs to replay the run from its frames."""
     store, layout = directory.store, Layout.of(state)
-    what = {key: value for key, value in recipe.to_json().items() if key != "run"}  # not how one machine ran it
+    what = {
+        key: value for key, value in recipe.to_json().items() if key != "run"
+    }  # not how one machine ran it
     content = {
         "kind": "genesis",
         "version": 0,
@@ -380,7 +392,9 @@ def _drive(
     def evaluate(state: State, part: str) -> dict[str, float]:
         figures = {name: float(value) for name, value in task.evaluate(state, part).items()}
         if task.metric.name not in figures:
-            raise ConfigError(f"the task's evaluate() gave no '{task.metric.name}', the metric it is judged by")
+            raise ConfigError(
+                f"the task's evaluate() gave no '{task.metric.name}', the metric it is judged by"
+            )
         return figures
 
     return Runner(recipe, directory, coordinator, engine, evaluate, task, watch, records, head).run()

@@ -172,7 +172,10 @@ class Coordinator:
         if site in self._updates:
             return "sent a second update in one round", None
         if len(reply.frame) > self.plan.max_frame_bytes or not 0 < reply.examples < 1 << 40:
-            return f"a frame of {len(reply.frame)} bytes for {reply.examples} examples is outside the plan", None
+            return (
+                f"a frame of {len(reply.frame)} bytes for {reply.examples} examples is outside the plan",
+                None,
+            )
         try:
             parts = frames.unpack(reply.frame, self.layout)
         except FormatError as error:
@@ -200,7 +203,9 @@ class Coordinator:
 
     def _close(self, folded: list[Received], refused: dict[str, str]) -> RoundResult:
         step = self.merger.step(self.layout, self._decoded(folded, refused))
-        wanted = step if step is not None else [np.zeros(spec.shape, np.float32) for spec in self.layout.specs]
+        wanted = (
+            step if step is not None else [np.zeros(spec.shape, np.float32) for spec in self.layout.specs]
+        )
         codec = self.plan.check(self.chooser(DOWN, self.round, self.timings)).codec
         try:
             frame, in_flight = ef.send(self.residual, wanted, codec, self.layout)
@@ -275,14 +280,14 @@ class Coordinator:
             arrays |= {f"owed/{name}": a for name, a in self.layout.named(self.residual.owed).items()}
         return facts, arrays, self.state
 
-    def load(self, facts: dict[str, Any], arrays: dict[str, Array], state: State, recent: list[bytes]) -> None:
+    def load(
+        self, facts: dict[str, Any], arrays: dict[str, Array], state: State, recent: list[bytes]
+    ) -> None:
         """Stands again where `save` was called; `recent` are the frames that it counted."""
         self.round, self.chain = facts["round"], bytes.fromhex(facts["chain"])
         self.digest, self.state = facts["state"], state
         owed = {name[5:]: array for name, array in arrays.items() if name.startswith("owed/")}
-        self.residual = Residual(
-            tuple(self.layout.arrays(owed)) if owed else None, None, facts["step"]
-        )
+        self.residual = Residual(tuple(self.layout.arrays(owed)) if owed else None, None, facts["step"])
         self.merger.load({name[6:]: array for name, array in arrays.items() if name.startswith("merge/")})
         self.positions = dict(facts["positions"])
         self.prefixes = [bytes.fromhex(prefix) for prefix in facts["prefixes"]]

@@ -38,7 +38,9 @@ class ServerOptimizer:
 
     def __post_init__(self) -> None:
         if self.name not in OPTIMIZERS:
-            raise ConfigError(f"there is no server optimizer '{self.name}'", hint=f"known: {', '.join(OPTIMIZERS)}")
+            raise ConfigError(
+                f"there is no server optimizer '{self.name}'", hint=f"known: {', '.join(OPTIMIZERS)}"
+            )
         check_number("[server]", "learning_rate", self.learning_rate, 1e-9, 1e3)
         check_number("[server]", "momentum", self.momentum, 0.0, 0.9999)
         check_number("[server]", "beta2", self.beta2, 0.0, 0.999999)
@@ -123,7 +125,9 @@ class WeightedMerge:
                 continue
             first = self.moments.get(f"first/{name}", np.zeros(mean.shape, np.float32)).astype(np.float64)
             if rule.name == "adam":
-                second = self.moments.get(f"second/{name}", np.zeros(mean.shape, np.float32)).astype(np.float64)
+                second = self.moments.get(f"second/{name}", np.zeros(mean.shape, np.float32)).astype(
+                    np.float64
+                )
                 first = mu * first + (1.0 - mu) * mean
                 second = rule.beta2 * second + (1.0 - rule.beta2) * (mean * mean)
                 self.moments[f"second/{name}"] = np.minimum(second, _LARGEST).astype(np.float32)

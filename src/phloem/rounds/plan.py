@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import Any
 
 from phloem import canonical
-from phloem.codecs.registry import BY_NAME, codec_from
 from phloem.codecs.base import Codec
+from phloem.codecs.registry import BY_NAME, codec_from
 from phloem.errors import ConfigError
 from phloem.rounds.merge import MergeRule
 from phloem.tensors import Layout

@@ -108,7 +108,9 @@ class Site:
         try:
             after = self.layout.arrays(trained)
         except ConfigError as error:
-            raise ConfigError(f"site '{self.name}' trained a model of another shape: {error.message}") from error
+            raise ConfigError(
+                f"site '{self.name}' trained a model of another shape: {error.message}"
+            ) from error
         update = self._clip(difference(after, self.layout.arrays(at.state)))
         reason = self._unfit(update)
         if reason is not None:
@@ -165,7 +167,9 @@ class Site:
             if round_number < at.round:
                 continue  # sent again because the coordinator missed an answer
             if round_number > at.round:
-                raise StateError(f"site '{self.name}' lacks the frames of rounds {at.round} to {round_number - 1}")
+                raise StateError(
+                    f"site '{self.name}' lacks the frames of rounds {at.round} to {round_number - 1}"
+                )
             step = frames.unpack(item.frame, self.layout)
             if step.is_key_frame:
                 raise FormatError("expected a delta frame, found a key-frame")

@@ -53,7 +53,9 @@ class Frame:
         try:
             return self.codec.decode(self.body, self.layout)
         except MemoryError as error:
-            raise FormatError(f"the frame claims {self.layout.size} parameters, more than fit in memory") from error
+            raise FormatError(
+                f"the frame claims {self.layout.size} parameters, more than fit in memory"
+            ) from error
 
 
 def pack(
@@ -105,7 +107,9 @@ def unpack(frame: bytes, layout: Layout | None = None) -> Frame:
     if layout is None:
         raise ConfigError("the frame carries no layout", hint="pass the layout that both ends agreed on")
     if _checksum(frame[:-_CHECKSUM_BYTES], layout) != frame[-_CHECKSUM_BYTES:]:
-        raise FormatError("the frame's checksum does not match: truncated, altered, or made for another layout")
+        raise FormatError(
+            "the frame's checksum does not match: truncated, altered, or made for another layout"
+        )
     codec = codec_for_code(frame[1] & 0x3F)
     return Frame(codec, layout, frame[start:-_CHECKSUM_BYTES], bool(frame[1] & _KEY_FRAME))
 

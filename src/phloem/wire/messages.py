@@ -207,4 +207,6 @@ class _Reader:
 
     def end(self) -> None:
         if self.position != len(self.message):
-            raise FormatError(f"{self.what} goes on for {len(self.message) - self.position} bytes after its end")
+            raise FormatError(
+                f"{self.what} goes on for {len(self.message) - self.position} bytes after its end"
+            )
