@@ -81,6 +81,8 @@ UNKNOWN = [
     ({"link": {"latencie": 0.1}}, "[link] has no key 'latencie'", "latency"),
     ({"links": {"site-0": {"upp": 1.0}}}, "[links.site-0] has no key 'upp'", "up"),
     ({"links": {"sight-0": {"up": 1.0}}}, "[links] has no key 'sight-0'", "site-0"),
+    ({"later": [{"rond": 1}]}, "[[later]] has no key 'rond'", "round"),
+    ({"later": [{"round": 1, "up": {"bit": 1.0}}]}, "codec 'ecsq' has no key 'bit'", "bits"),
     ({"run": {"wokers": 1}}, "[run] has no key 'wokers'", "workers"),
 ]
 
@@ -137,6 +139,11 @@ WRONG = [
     ({"up": {"codec": ["topk"]}}, "[up]: 'codec' must be a text"),
     ({"up": {"bits": 1.0, "step": 0.1}}, "exactly one of"),
     ({"up": {"codec": "topk", "fraction": 2}}, "'fraction' must lie between"),
+    ({"later": {"round": 1}}, "must be a list"),
+    ({"later": ["soon"]}, "must be a table"),
+    ({"later": [{"up": {"bits": 1.0}}]}, "'round' must be a whole number above 0, found None"),
+    ({"later": [{"round": 0}]}, "'round' must be a whole number above 0"),
+    ({"later": [{"round": 5}, {"round": 5}]}, "'round' must be a whole number above 5"),
     ({"link": {"up": "fast"}}, "[link]: 'up' must be a rate like '10mbit', found 'fast'"),
     ({"link": {"up": "1.2.3mbit"}}, "must be a rate"),
     ({"link": {"up": 0}}, "'up' must lie between"),
@@ -280,4 +287,18 @@ def test_every_server_optimiser_can_be_named(name: str) -> None:
 def test_a_task_without_options_may_be_given_by_its_name_alone() -> None:
     loaded = recipe(task="package.module:Class")
     assert (loaded.task_name, loaded.task_options) == ("package.module:Class", {})
+    assert load_recipe(loaded) == loaded
+
+
+def test_a_later_stage_keeps_what_it_does_not_name() -> None:
+    coarse, fine = {"codec": "ecsq", "bits": 0.02}, {"codec": "ecsq", "nmse": 0.1}
+    loaded = recipe(
+        up=coarse,
+        down=coarse,
+        later=[{"round": 3, "up": {"bits": 0.1}}, {"round": 7, "up": {"nmse": 0.1}, "down": {"codec": "bf16"}}],
+    )
+    first, second = loaded.later
+    assert (first.round, first.up["bits"], first.down["bits"]) == (3, 0.1, 0.02)
+    assert second.up == {**fine, "effort": "fast"}
+    assert second.down == {"codec": "bf16"}
     assert load_recipe(loaded) == loaded

@@ -21,6 +21,7 @@ from phloem.codecs.config import check_number
 from phloem.codecs.registry import BY_NAME, codec_from
 from phloem.errors import ConfigError, nearest, unknown_key
 from phloem.rounds.merge import MergeRule, ServerOptimizer
+from phloem.rounds.plan import Later
 
 _T = TypeVar("_T")
 _RATE = re.compile(r"\s*([0-9.]+)\s*([kmg]?)bit(?:/s|ps)?\s*", re.IGNORECASE)
@@ -167,6 +168,7 @@ class Recipe:
     server: ServerOptimizer = field(default_factory=ServerOptimizer)
     up: dict[str, Any] = field(default_factory=lambda: dict(_DEFAULT_CODEC))
     down: dict[str, Any] = field(default_factory=lambda: dict(_DEFAULT_CODEC))
+    later: list[Later] = field(default_factory=list)
     link: Link = field(default_factory=Link)
     links: dict[str, Link] = field(default_factory=dict)
     run: Running = field(default_factory=Running)
@@ -224,8 +226,11 @@ class Recipe:
         if "link" in table:
             table["link"] = _link(_table(table["link"], "[link]"), "[link]")
         for direction in ("up", "down"):
-            if direction in table:
-                table[direction] = _codec(_table(table[direction], f"[{direction}]"), direction)
+            table[direction] = _codec(
+                _table(table.get(direction, _DEFAULT_CODEC), f"[{direction}]"), direction
+            )
+        if "later" in table:
+            table["later"] = _later(table["later"], table["up"], table["down"])
         return _build(cls, {**table, "links": links}, "the recipe")
 
 
@@ -322,6 +327,37 @@ def _codec(table: dict[str, Any], direction: str) -> dict[str, Any]:
     codec = codec_from(table)
     config = canonical.plain(codec)
     return {"codec": codec.name, **{key: value for key, value in config.items() if value is not None}}
+
+
+def _later(rows: Any, up: dict[str, Any], down: dict[str, Any]) -> list[Later]:
+    """The stages of [[later]], each with whole codecs: what a row does not name stays as it was."""
+    if not isinstance(rows, list):
+        raise ConfigError("[[later]] must be a list of tables", hint="write [[later]], with two brackets")
+    stages: list[Later] = []
+    for row in rows:
+        table = _table(canonical.plain(row), "[[later]]")
+        for key in table:
+            if key not in ("round", "up", "down"):
+                raise unknown_key(key, ("round", "up", "down"), "[[later]]")
+        begins = table.get("round")
+        after = stages[-1].round if stages else 0
+        if type(begins) is not int or not after < begins <= 1_000_000:
+            raise ConfigError(
+                f"[[later]]: 'round' must be a whole number above {after}, found {begins!r:.60}"
+            )
+        up = _changed(up, _table(table.get("up", {}), "[later.up]"), "later.up")
+        down = _changed(down, _table(table.get("down", {}), "[later.down]"), "later.down")
+        stages.append(Later(begins, up, down))
+    return stages
+
+
+def _changed(codec: dict[str, Any], change: dict[str, Any], where: str) -> dict[str, Any]:
+    if "codec" in change:
+        return _codec(change, where)
+    knobs = ("bits", "step", "nmse")
+    turned = any(knob in change for knob in knobs)
+    kept = {key: value for key, value in codec.items() if not (turned and key in knobs)}
+    return _codec({**kept, **change}, where)
 
 
 def _build(cls: type[_T], table: Mapping[str, Any], where: str) -> _T:

@@ -12,7 +12,7 @@ from tests.exchange import INT8, NONE, Exchange, first_state, plan_of
 from phloem.errors import ConfigError, StateError
 from phloem.rounds.coordinator import Coordinator
 from phloem.rounds.merge import MergeRule, ServerOptimizer
-from phloem.rounds.plan import Choice, Plan
+from phloem.rounds.plan import Choice, Later, Plan
 from phloem.rounds.site import Site
 from phloem.seeds import generator
 from phloem.tensors import state_digest
@@ -196,6 +196,23 @@ def test_a_choice_of_the_coordinator_is_followed_inside_the_plan_and_refused_out
     exchange.coordinator.chooser = lambda site, number, timings: Choice({"codec": "ecsq", "bits": 1.0})
     with pytest.raises(ConfigError, match="codec 'ecsq' is not in the plan"):
         exchange.orders()
+
+
+def test_the_plans_later_choices_begin_in_their_round_and_cost_no_bytes_in_orders() -> None:
+    later = (Later(2, up=NONE, down=INT8),)
+    exchange, plain = Exchange(later=later), Exchange()
+    for number in range(4):
+        orders = exchange.orders(train=set(exchange.sites))
+        codecs = set()
+        for site, order in orders.items():
+            assert Order.unpack(order).choice == b""
+            reply = exchange.reply(site, order)
+            codecs.add(frames.unpack(Reply.unpack(reply).frame, exchange.layout).codec.name)
+            exchange.coordinator.receive(site, reply)
+        exchange.coordinator.close()
+        assert codecs == ({"int8"} if number < 2 else {"none"})
+    assert exchange.plan.digest != plain.plan.digest
+    assert all(exchange.agree(site) for site in exchange.sites)
 
 
 @pytest.mark.parametrize("which", ["site", "coordinator"])

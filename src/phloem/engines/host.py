@@ -33,7 +33,8 @@ from phloem.wire.messages import Reply, Status
 def plan_for(recipe: Recipe, state: State) -> Plan:
     """The plan of a recipe: every party derives the same one from the recipe and the first state."""
     layout = Layout.of(state)
-    names = sorted({"none", recipe.up["codec"], recipe.down["codec"]})
+    configs = (recipe.up, recipe.down, *(c for stage in recipe.later for c in (stage.up, stage.down)))
+    names = {str(config["codec"]) for config in configs}
     return Plan(
         run=recipe.name,
         seed=recipe.seed,
@@ -42,7 +43,8 @@ def plan_for(recipe: Recipe, state: State) -> Plan:
         initial_state=state_digest(state),
         up=recipe.up,
         down=recipe.down,
-        codecs=tuple(names),
+        codecs=tuple(sorted(names | {"none"})),
+        later=tuple(recipe.later),
         merge=MergeRule(recipe.rounds.division, recipe.server),
         clip_norm=recipe.rounds.clip_norm,
         **limits_for(layout),

@@ -37,4 +37,4 @@ class FixedChoice:
 
     def __call__(self, site: str, round_number: int, timings: Mapping[str, tuple[Timing, ...]]) -> Choice:
         """The plan's choice for this direction."""
-        return Choice(self.plan.down if site == DOWN else self.plan.up)
+        return self.plan.down_in(round_number) if site == DOWN else self.plan.up_in(round_number)

@@ -108,7 +108,7 @@ class Coordinator:
         choice = b""
         if train:
             chosen = self.plan.check(self.chooser(site, self.round, self.timings))
-            choice = b"" if chosen.config == self.plan.up else chosen.pack()
+            choice = b"" if chosen == self.plan.up_in(self.round) else chosen.pack()
         items: tuple[Item, ...]
         key_chain = None
         if missing <= len(self.recent):

@@ -40,6 +40,15 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Later:
+    """The default choices from round `round` on: coarse frames while learning is fast, finer ones later."""
+
+    round: int
+    up: dict[str, Any]
+    down: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Plan:
     """What both ends agree on.
 
@@ -50,6 +59,7 @@ class Plan:
         layout: digest of the layout.
         initial_state: digest of the state that round 0 starts from; every site derives it itself.
         up, down: the default choices; an order may name another one inside the limits.
+        later: defaults that take over in a later round, in the order of their rounds.
         codecs: the codecs that a frame may use.
         max_frame_bytes: no frame is longer.
         merge: how updates become the trunk's next step.
@@ -69,6 +79,7 @@ class Plan:
     merge: MergeRule = field(default_factory=MergeRule)
     clip_norm: float | None = None
     digest_every: int = 1
+    later: tuple[Later, ...] = ()
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -77,8 +88,8 @@ class Plan:
         unknown = sorted(set(self.codecs) - set(BY_NAME))
         if unknown:
             raise ConfigError(f"the plan allows the codec '{unknown[0]}', which does not exist")
-        self.check(Choice(self.up))
-        self.check(Choice(self.down))
+        for config in (self.up, self.down, *(c for stage in self.later for c in (stage.up, stage.down))):
+            self.check(Choice(config))
 
     @cached_property
     def digest(self) -> str:
@@ -89,6 +100,18 @@ class Plan:
     def genesis(self) -> bytes:
         """The chain id of round 0: pins the plan, and with it layout and first state."""
         return hashlib.sha256(b"phloem.chain.v0\n" + bytes.fromhex(self.digest)).digest()
+
+    def up_in(self, round_number: int) -> Choice:
+        """The default choice of a site in this round."""
+        return Choice(self._stage(round_number).up)
+
+    def down_in(self, round_number: int) -> Choice:
+        """The default choice of the coordinator in this round."""
+        return Choice(self._stage(round_number).down)
+
+    def _stage(self, round_number: int) -> Plan | Later:
+        begun = [stage for stage in self.later if stage.round <= round_number]
+        return begun[-1] if begun else self
 
     def check(self, choice: Choice) -> Choice:
         """`choice`, if it lies inside the limits."""

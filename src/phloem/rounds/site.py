@@ -144,7 +144,7 @@ class Site:
 
     def _choice(self, order: Order) -> Choice:
         if not order.choice:
-            choice = Choice(self.plan.up)
+            choice = self.plan.up_in(order.round)
         else:
             config = canonical.loads(order.choice)
             if not isinstance(config, dict):
