@@ -295,7 +295,10 @@ def test_a_later_stage_keeps_what_it_does_not_name() -> None:
     loaded = recipe(
         up=coarse,
         down=coarse,
-        later=[{"round": 3, "up": {"bits": 0.1}}, {"round": 7, "up": {"nmse": 0.1}, "down": {"codec": "bf16"}}],
+        later=[
+            {"round": 3, "up": {"bits": 0.1}},
+            {"round": 7, "up": {"nmse": 0.1}, "down": {"codec": "bf16"}},
+        ],
     )
     first, second = loaded.later
     assert (first.round, first.up["bits"], first.down["bits"]) == (3, 0.1, 0.02)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from tests.ui.made import recipe, rounds, summary_of
 
 from phloem.recipe import Recipe
-from phloem.ui.outcome import against, cells, headline, outcomes
+from phloem.ui.outcome import against, cells, codecs_text, headline, outcomes
 
 
 def test_the_headline_compares_bytes_and_rounds_to_the_target(to_target: Recipe) -> None:
@@ -62,3 +62,12 @@ def test_a_nan_metric_is_a_dash_in_the_table(to_target: Recipe) -> None:
     texts = dict(cells(outcomes(summary)))
     assert texts["accuracy\n(stop)"] == ["–"]
     assert texts["rounds\nto 90 %"] == ["not reached in 10"]
+
+
+def test_the_codecs_of_later_rounds_are_said_with_the_round_that_they_begin_in() -> None:
+    plain = recipe(up={"bits": 0.5}, down={"codec": "topk", "fraction": 0.1})
+    assert codecs_text(plain) == "ecsq at 0.5 bits up, topk at fraction 0.1 down"
+    staged = recipe(up={"bits": 0.5}, down={"bits": 0.5}, later=[{"round": 9, "down": {"bits": 1.0}}])
+    assert codecs_text(staged) == (
+        "ecsq at 0.5 bits both ways; ecsq at 0.5 bits up, ecsq at 1 bit down from round 10"
+    )

@@ -159,7 +159,7 @@ class Coordinator:
 
     def _check(self, site: str, reply: Reply) -> tuple[str | None, Received | None]:
         if reply.round < self.round:
-            return f"late: an update for round {reply.round} came in round {self.round}", None
+            return f"late by {self.round - reply.round} round(s)", None
         mine = bytes.fromhex(self.digest)[:PREFIX_BYTES] if self.digest is not None else None
         if reply.state is not None and mine is not None and reply.state != mine:
             return f"{DIVERGED} in round {self.round}", None

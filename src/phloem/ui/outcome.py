@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from phloem.recipe import Recipe
 from phloem.ui.figures import (
     MISSING,
     is_share,
@@ -180,14 +181,20 @@ def codec_text(table: Mapping[str, Any]) -> str:
         return "uncompressed"
     if "bits" in table:
         return f"{name} at {table['bits']:g} bit{'s' * (table['bits'] != 1)}"
-    for key in ("step", "nmse", "share", "block"):
+    for key in ("step", "nmse", "fraction", "block"):
         if key in table:
             return f"{name} at {key} {table[key]:g}"
     return name
 
 
-def codecs_text(up: Mapping[str, Any], down: Mapping[str, Any]) -> str:
+def codecs_text(recipe: Recipe) -> str:
     """The codecs of both directions, in as few words as they take."""
+    texts = [_both(recipe.up, recipe.down)]
+    texts += [f"{_both(stage.up, stage.down)} from round {stage.round + 1}" for stage in recipe.later]
+    return "; ".join(texts)
+
+
+def _both(up: Mapping[str, Any], down: Mapping[str, Any]) -> str:
     if up == down:
         return f"{codec_text(up)} both ways"
     return f"{codec_text(up)} up, {codec_text(down)} down"

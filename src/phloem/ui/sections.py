@@ -153,8 +153,7 @@ def meaning(recipe: Recipe, summary: Mapping[str, Any]) -> Markup:
         "Bytes are measured: the length of every message that crossed the boundary between a site and "
         "the coordinator, in both directions. Control is whatever is not a frame: plan digests, "
         "acknowledgements, sample counts.",
-        f"The frames: {codecs_text(recipe.up, recipe.down)}. Every site makes the first "
-        "state from the seed; it is not sent.",
+        f"The frames: {codecs_text(recipe)}. Every site makes the first state from the seed; it is not sent.",
         f"Simulated time is what these messages take on the recipe's links ({line}"
         + (f"; links of their own: {len(recipe.links)} of the sites" if recipe.links else "")
         + (

@@ -79,7 +79,7 @@ class Tally:
         """Sites, parameters and codecs."""
         recipe = self.recipe
         count = len(recipe.sites.all)
-        codecs = codecs_text(recipe.up, recipe.down)
+        codecs = codecs_text(recipe)
         return f"{count} site{'s' * (count != 1)}, {self.parameters:,} parameters, {codecs}"
 
     def score(self) -> str:
