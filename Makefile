@@ -4,7 +4,6 @@
 #   make test      set up, then the quick tests
 #   make check     format, lint, types, layers
 #   make test-all  every test: slow ones, and those that need a service such as a browser
-#   make docs      the documentation as HTML in docs/_build
 #   make clean     remove what was built (not .venv); `make distclean` removes .venv too
 
 SHELL := /bin/bash
@@ -21,7 +20,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := dev,tasks,torch
 RUNS := runs
-DOCS_OUT := docs/_build
 
 # Nothing here uses the network once the environment is made.
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -32,7 +30,7 @@ DEPENDENCIES := $(VENV)/dependencies.stamp
 PACKAGE := $(VENV)/package.stamp
 NATIVE := $(wildcard CMakeLists.txt) $(shell find native -type f 2>/dev/null | sort)
 
-.PHONY: help demo test test-all check format docs env native clean distclean
+.PHONY: help demo test test-all check format env native clean distclean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -84,12 +82,8 @@ format: $(PACKAGE)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(PACKAGE)
-	@$(PIP) install --quiet --constraint constraints.txt sphinx myst-parser furo
-	$(BIN)/python -m sphinx -W -b html docs $(DOCS_OUT)
-
 clean:
-	rm -rf build dist $(DOCS_OUT) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	rm -f $(PACKAGE)
 	find src -name '_native*.so' -delete
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -110,8 +110,8 @@ class Decoder {
       total += part->ones ? part->ones + part->repeats : 0;
       total += part->hazards.empty() ? 0 : part->coded();
     }
-    if (total >= kLanesFrom && coder.position() > body_.size()) {
-      throw FormatError("The body ends inside the side information.");
+    if (total >= kLanesFrom && static_cast<uint64_t>(total) > rans_most_tokens(body_.size() - coder.position())) {
+      throw FormatError("The frame ends inside the tokens.");
     }
     std::vector<Run> runs;
     for (auto& part : classes_) {
@@ -134,7 +134,6 @@ class Decoder {
         }
       }
       position = coder.position();
-      if (position > body_.size()) throw FormatError("The body ends inside the side information.");
     } else {
       position = rans_decode(body_, coder.position(), runs);
     }

@@ -128,7 +128,7 @@ class RangeDecoder : public Adaptive<RangeDecoder> {
       : Adaptive(contexts), data_(data), next_(start), size_(size) {
     for (int i = 0; i < 4; ++i) code_ = code_ << 8 | byte();
   }
-  // Where the coder's bytes end; beyond the end of the data if it is cut short.
+  // Where the coder's bytes end, never beyond the end of the data.
   size_t position() const { return next_ - 2; }
 
   bool bit(int context, bool = false) {
@@ -170,7 +170,9 @@ class RangeDecoder : public Adaptive<RangeDecoder> {
   }
 
  private:
+  // Beyond the end are zeros, of which a whole stream has two at most: the decoder is two bytes ahead.
   uint32_t byte() {
+    if (next_ >= size_ + 2) throw FormatError("The body ends inside the side information.");
     const uint32_t value = next_ < size_ ? data_[next_] : 0;
     ++next_;
     return value;

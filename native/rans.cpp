@@ -82,6 +82,10 @@ void rans_encode(const std::vector<Run>& runs, std::string& out) {
   out.append(reinterpret_cast<const char*>(word), 2 * static_cast<size_t>(words.data() + total + 1 - word));
 }
 
+uint64_t rans_most_tokens(size_t bytes) {
+  return bytes < 4 * kLanes ? 0 : uint64_t{kLanes + (bytes - 4 * kLanes) / 2} << 16;
+}
+
 size_t rans_decode(std::span<const uint8_t> data, size_t start, const std::vector<Run>& runs) {
   if (data.size() < start + 4 * kLanes) throw FormatError("The frame ends inside the coder states.");
   std::array<uint32_t, kLanes> states;

@@ -17,6 +17,8 @@ struct Run {
 };
 
 void rans_encode(const std::vector<Run>& runs, std::string& out);
+// More tokens than any coder of so many bytes holds (specification: rans.py).
+uint64_t rans_most_tokens(size_t bytes);
 // Fills the runs' tokens; returns the position after the coder's bytes.
 size_t rans_decode(std::span<const uint8_t> data, size_t start, const std::vector<Run>& runs);
 

@@ -104,7 +104,8 @@ std::array<int64_t, kClasses> class_sizes(const std::vector<Scales>& scales) {
   for (const Scales& scale : scales) {
     if (scale.zero) continue;
     std::array<int64_t, kReachBins> rows{};
-    for (int64_t r = 0; r < scale.shape.rows; ++r) ++rows[static_cast<size_t>(scale.rows.at(r) + kLevelReach)];
+    if (scale.rows.mode == kNone) rows[kLevelReach] = scale.shape.rows;
+    for (int8_t level : scale.rows.levels) ++rows[static_cast<size_t>(level + kLevelReach)];
     const Groups columns(scale.columns, scale.shape.columns);
     for (int bin = 0; bin < kReachBins; ++bin) {
       for (const Group& group : columns.groups) {

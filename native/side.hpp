@@ -28,12 +28,15 @@ void code_direction(Coder& coder, int side, int64_t count, Direction& given) {
     return;
   }
   given.mode = coder.bit(kCtxMode + 2 * side + 1, given.mode == kHalves) ? kHalves : kOctaves;
-  given.levels.resize(static_cast<size_t>(count));
   const int unit = given.mode == kHalves ? 1 : 2;
   const int reach = kLevelReach / unit;
   const int first = kCtxLevel + (2 * side + given.mode - kOctaves) * kCtxLevelSet;
   int before = 1;
-  for (int8_t& value : given.levels) {
+  given.levels.reserve(static_cast<size_t>(std::min<int64_t>(count, 4096)));
+  for (int64_t i = 0; i < count; ++i) {  // the decoder's vector grows as the body pays for it
+    const auto at = static_cast<size_t>(i);
+    if (at == given.levels.size()) given.levels.push_back(0);
+    int8_t& value = given.levels[at];
     int level = 0;
     if (coder.bit(first + before, value != 0)) {
       const bool negative = coder.bit(first + 3 + before, value < 0);

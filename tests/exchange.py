@@ -113,4 +113,4 @@ def sent_frames(order: bytes) -> list[bool]:
 def reframed(frame: bytes, layout: Layout, body: bytes) -> bytes:
     """`frame` with another body and a checksum that fits: what an enemy can make."""
     head = frame[:2] + body
-    return head + frames._checksum(head, layout)
+    return head + frames._checksum(head, layout.digest)

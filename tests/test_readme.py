@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -66,3 +67,19 @@ def test_links_of_the_readme_and_docs_lead_somewhere() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_figures_of_the_readme_are_those_of_the_committed_results(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    figures = importlib.import_module("figures")
+    shown = re.search(
+        r"<!-- figures: benchmarks/figures.py -->\n(.*?)<!-- end of figures -->", README, re.DOTALL
+    )
+    assert shown is not None
+    assert shown[1] == figures.table()
+    page = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
+    shown = re.search(r"<!-- frontier: \S+ -->\n(.*?)<!-- end of frontier -->", page, re.DOTALL)
+    assert shown is not None
+    assert shown[1] == figures.frontier()

@@ -305,3 +305,10 @@ def test_a_later_stage_keeps_what_it_does_not_name() -> None:
     assert second.up == {**fine, "effort": "fast"}
     assert second.down == {"codec": "bf16"}
     assert load_recipe(loaded) == loaded
+
+
+def test_a_setting_reaches_into_a_task_given_by_its_name_alone_but_not_into_a_text() -> None:
+    short = {"name": "x", "task": "package.module:Class", "sites": {"count": 2}}
+    assert load_recipe(short, ["task.steps=40"]).task_options == {"steps": 40}
+    with pytest.raises(ConfigError, match="'name' is 'x', not a table of keys"):
+        load_recipe(short, ["name.steps=40"])

@@ -8,7 +8,7 @@ from typing import Any
 from phloem import feedback as ef
 from phloem.codecs.base import Codec
 from phloem.codecs.registry import codec_from
-from phloem.errors import ConfigError, FormatError
+from phloem.errors import ConfigError
 from phloem.tensors import Layout, State
 from phloem.wire import frame as frames
 
@@ -83,12 +83,7 @@ def decode(frame: bytes, layout: Layout | None = None, *, max_parameters: int = 
         FormatError: the frame is truncated, altered, too large, or of another version or layout.
         ConfigError: the frame carries no layout and none was given.
     """
-    parts = frames.unpack(bytes(frame), layout)
-    if parts.layout.size > max_parameters:
-        raise FormatError(
-            f"the frame claims {parts.layout.size} parameters, more than {max_parameters}",
-            hint="raise max_parameters if you trust its sender",
-        )
+    parts = frames.unpack(bytes(frame), layout, max_parameters=max_parameters)
     return parts.layout.named(parts.decode())
 
 

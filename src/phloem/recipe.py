@@ -6,15 +6,12 @@ Every key is checked: an unknown key names the nearest known one, a wrong type o
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import tomllib
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from phloem import canonical
 from phloem.codecs.config import check_number
@@ -22,8 +19,8 @@ from phloem.codecs.registry import BY_NAME, codec_from
 from phloem.errors import ConfigError, nearest, unknown_key
 from phloem.rounds.merge import MergeRule, ServerOptimizer
 from phloem.rounds.plan import Later
+from phloem.strict import as_table, from_table
 
-_T = TypeVar("_T")
 _RATE = re.compile(r"\s*([0-9.]+)\s*([kmg]?)bit(?:/s|ps)?\s*", re.IGNORECASE)
 _TIME = re.compile(r"\s*([0-9.]+)\s*(us|ms|s)\s*", re.IGNORECASE)
 _RATE_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
@@ -220,18 +217,18 @@ class Recipe:
         if isinstance(table.get("task"), str):
             table["task"] = {"name": table["task"]}
         links: dict[str, Link] = {}
-        for site, rows in _table(table.pop("links", {}), "[links]").items():
-            base = _table(table.get("link", {}), "[link]")
-            links[site] = _link({**base, **_table(rows, f"[links.{site}]")}, f"[links.{site}]")
+        for site, rows in as_table(table.pop("links", {}), "[links]").items():
+            base = as_table(table.get("link", {}), "[link]")
+            links[site] = _link({**base, **as_table(rows, f"[links.{site}]")}, f"[links.{site}]")
         if "link" in table:
-            table["link"] = _link(_table(table["link"], "[link]"), "[link]")
+            table["link"] = _link(as_table(table["link"], "[link]"), "[link]")
         for direction in ("up", "down"):
             table[direction] = _codec(
-                _table(table.get(direction, _DEFAULT_CODEC), f"[{direction}]"), direction
+                as_table(table.get(direction, _DEFAULT_CODEC), f"[{direction}]"), direction
             )
         if "later" in table:
             table["later"] = _later(table["later"], table["up"], table["down"])
-        return _build(cls, {**table, "links": links}, "the recipe")
+        return from_table(cls, {**table, "links": links}, "the recipe")
 
 
 def load_recipe(source: str | Path | Mapping[str, Any] | Recipe, changes: Sequence[str] = ()) -> Recipe:
@@ -250,6 +247,8 @@ def load_recipe(source: str | Path | Mapping[str, Any] | Recipe, changes: Sequen
         table = dict(source)
     else:
         table = _read_toml(Path(source))
+    if isinstance(table.get("task"), str):
+        table["task"] = {"name": table["task"]}
     for change in changes:
         _apply(table, change)
     return Recipe.from_json(table)
@@ -282,15 +281,12 @@ def _apply(table: dict[str, Any], change: str) -> None:
         value = text.strip()
     *path, last = key.strip().split(".")
     for part in path:
-        table[part] = dict(table.get(part, {})) if isinstance(table.get(part, {}), Mapping) else {}
+        section = table.get(part, {})
+        if not isinstance(section, Mapping):
+            raise ConfigError(f"--set {change}: '{part}' is {section!r:.60}, not a table of keys")
+        table[part] = dict(section)
         table = table[part]
     table[last] = value
-
-
-def _table(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where} must be a table of keys, found {value!r:.60}")
-    return dict(value)
 
 
 def _link(table: dict[str, Any], where: str) -> Link:
@@ -303,7 +299,7 @@ def _link(table: dict[str, Any], where: str) -> Link:
         table["latency"] = _quantity(
             table["latency"], _TIME, _TIME_UNITS, f"{where}: 'latency'", "a time like '40ms'"
         )
-    return _build(Link, table, where)
+    return from_table(Link, table, where)
 
 
 def _quantity(text: str, pattern: re.Pattern[str], units: Mapping[str, float], what: str, like: str) -> float:
@@ -335,7 +331,7 @@ def _later(rows: Any, up: dict[str, Any], down: dict[str, Any]) -> list[Later]:
         raise ConfigError("[[later]] must be a list of tables", hint="write [[later]], with two brackets")
     stages: list[Later] = []
     for row in rows:
-        table = _table(canonical.plain(row), "[[later]]")
+        table = as_table(canonical.plain(row), "[[later]]")
         for key in table:
             if key not in ("round", "up", "down"):
                 raise unknown_key(key, ("round", "up", "down"), "[[later]]")
@@ -345,8 +341,8 @@ def _later(rows: Any, up: dict[str, Any], down: dict[str, Any]) -> list[Later]:
             raise ConfigError(
                 f"[[later]]: 'round' must be a whole number above {after}, found {begins!r:.60}"
             )
-        up = _changed(up, _table(table.get("up", {}), "[later.up]"), "later.up")
-        down = _changed(down, _table(table.get("down", {}), "[later.down]"), "later.down")
+        up = _changed(up, as_table(table.get("up", {}), "[later.up]"), "later.up")
+        down = _changed(down, as_table(table.get("down", {}), "[later.down]"), "later.down")
         stages.append(Later(begins, up, down))
     return stages
 
@@ -358,43 +354,3 @@ def _changed(codec: dict[str, Any], change: dict[str, Any], where: str) -> dict[
     turned = any(knob in change for knob in knobs)
     kept = {key: value for key, value in codec.items() if not (turned and key in knobs)}
     return _codec({**kept, **change}, where)
-
-
-def _build(cls: type[_T], table: Mapping[str, Any], where: str) -> _T:
-    """The dataclass `cls` from `table`, strict about keys and types."""
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in table:
-        if key not in fields:
-            raise unknown_key(key, fields, where)
-    values = {}
-    for key, spec in fields.items():
-        if key in table:
-            values[key] = _value(hints[key], table[key], f"{where}: '{key}'", key)
-        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"{where} lacks '{key}'")
-    return cls(**values)
-
-
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-
-
-def _value(hint: Any, value: Any, where: str, key: str) -> Any:
-    if isinstance(hint, types.UnionType):
-        if value is None:
-            return None
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    if dataclasses.is_dataclass(hint):
-        assert isinstance(hint, type)
-        return value if isinstance(value, hint) else _build(hint, _table(value, f"[{key}]"), f"[{key}]")
-    if typing.get_origin(hint) is list:
-        if not isinstance(value, list):
-            raise ConfigError(f"{where} must be a list, found {value!r:.60}")
-        return [_value(typing.get_args(hint)[0], item, where, key) for item in value]
-    if typing.get_origin(hint) is dict:
-        return _table(value, where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 1000:
-        return float(value)
-    if type(value) is not hint:
-        raise ConfigError(f"{where} must be {_KINDS.get(hint, hint)}, found {value!r:.60}")
-    return value

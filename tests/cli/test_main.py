@@ -93,6 +93,10 @@ def test_wrong_words_are_one_error_with_a_hint(phloem: Call, words: list[str]) -
     assert "Traceback" not in said.err
 
 
+def test_a_mistyped_command_is_met_with_one_suggestion(phloem: Call) -> None:
+    assert phloem("bild").errors == ["error: No such command 'bild'. Did you mean 'build'?"]
+
+
 # -- recipes that are wrong ------------------------------------------------------------------------
 
 

@@ -15,7 +15,8 @@ from tests.tiny import table
 import phloem
 from phloem.engines.host import Host
 from phloem.errors import ConfigError, FormatError, NotFoundError, PhloemError, StateError
-from phloem.job.runner import read
+from phloem.job.directory import claimed
+from phloem.job.lifecycle import read
 from phloem.job.watch import Unwatched
 from phloem.recipe import load_recipe
 from phloem.rounds import events
@@ -406,3 +407,44 @@ def test_only_the_newest_snapshot_is_kept(tmp_path: Path) -> None:
         torn = interrupted(tmp_path / str(rounds), rounds, rounds=8)
         blobs.append(len(list((torn / "private" / "objects").glob("*/*"))))
     assert blobs[1] <= blobs[0] + 7  # the newest frames are part of it, older states and memories are not
+
+
+def test_a_directory_in_which_another_process_begins_a_run_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    root.mkdir()
+    with claimed(root), pytest.raises(StateError, match="another process is at work"):
+        phloem.build(table(), out=root)
+    phloem.build(table(rounds=1), out=root)
+
+
+def test_a_finished_run_that_is_being_compared_is_not_disturbed_by_a_resume(tmp_path: Path) -> None:
+    run = phloem.build(table(rounds=1), out=tmp_path / "run")
+    beside = run.path / "objects" / ".half-written.0123abcd"
+    beside.touch()
+    with claimed(run.path), pytest.raises(StateError, match="another process is at work"):
+        phloem.build(table(rounds=1), resume=run.path)
+    assert beside.exists()
+
+
+@pytest.mark.parametrize("name", ["private", "objects", "refs", "compare"])
+def test_a_run_directory_with_links_in_it_is_refused_and_what_they_name_is_left_alone(
+    tmp_path: Path, name: str
+) -> None:
+    root, victim = interrupted(tmp_path / "hostile"), interrupted(tmp_path / "victim")
+    before = sorted(path for path in victim.rglob("*"))
+    if (root / name).exists():
+        (root / name).rename(tmp_path / "aside")
+    (root / name).symlink_to(victim / "private", target_is_directory=True)
+    with pytest.raises(StateError, match="is a link"):
+        phloem.build(table(), resume=root)
+    assert sorted(path for path in victim.rglob("*")) == before
+
+
+def test_a_run_is_not_continued_with_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny.Blobs, "data_digest", "0" * 64, raising=False)
+    root = interrupted(tmp_path / "run")
+    monkeypatch.setattr(tiny.Blobs, "data_digest", "1" * 64, raising=False)
+    with pytest.raises(StateError, match="was started with other data"):
+        phloem.build(table(), resume=root)
+    monkeypatch.setattr(tiny.Blobs, "data_digest", "0" * 64, raising=False)
+    assert phloem.build(table(), resume=root).summary["data_digest"] == "0" * 64

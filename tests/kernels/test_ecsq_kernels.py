@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 
 from phloem.errors import FormatError
 from phloem.kernels import reference
+from phloem.kernels.rangecoder import RangeDecoder, RangeEncoder
+from phloem.kernels.side import CONTEXTS, TablePredictor
 from phloem.kernels.steps import Step
 
 FloatArray = npt.NDArray[np.float32]
@@ -193,6 +197,61 @@ def test_arbitrary_bytes_are_decoded_or_refused_alike(
 ) -> None:
     for body in (data, Step.near(0.5).pack(0) + data):
         assert _outcome(native, body, shapes) == _outcome(reference, body, shapes)
+
+
+def _claims(columns: int) -> dict[str, bytes]:
+    """Bodies of a few bytes that go on as long as the layout lets them."""
+    levels = RangeEncoder(CONTEXTS)  # one tensor, rows with levels, of which few are there
+    levels.bit(0, 0)
+    levels.signed(2, 8, 0)
+    levels.bit(12, 1)
+    levels.bit(13, 1)
+    tokens = RangeEncoder(CONTEXTS)  # one dense class of everything, and no more
+    tokens.bit(0, 0)
+    tokens.signed(2, 8, 10)
+    if columns > 1:
+        tokens.bit(12, 0)
+        tokens.bit(14, 0)
+    TablePredictor(dense=True).code(tokens, [5])
+    return {
+        "zeros": bytes(42),
+        "levels": levels.finish() + bytes(30),
+        "tokens": tokens.finish() + bytes(30),
+        "lanes": tokens.finish() + b"\0\0" + (1 << 15).to_bytes(4, "little") * 32,
+    }
+
+
+@pytest.mark.parametrize("shape", [(1 << 30, 2), (2, 1 << 30), (1 << 31,)], ids=str)
+@pytest.mark.parametrize("claim", ["zeros", "levels", "tokens", "lanes"])
+def test_a_tiny_body_that_claims_a_huge_layout_is_refused_at_once(
+    claim: str, shape: tuple[int, ...], kernels: ModuleType
+) -> None:
+    body = Step.near(0.5).pack(0) + _claims(len(shape))[claim]
+    before, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(FormatError):
+        kernels.ecsq_decode(body, [shape])
+    assert time.process_time() - before < 1.0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 64 << 10  # KiB
+
+
+def test_the_side_information_may_be_two_bytes_ahead_of_its_end_and_no_more() -> None:
+    for count in range(1, 60):
+        coder = RangeEncoder(1)
+        for place in range(count):
+            coder.bit(0, int(place % 3 == 0))
+        data = coder.finish()
+        bits = [int(place % 3 == 0) for place in range(count)]
+        reader = RangeDecoder(1, data, 0)
+        assert [reader.bit(0) for _ in range(count)] == bits
+        assert reader.position == len(data)
+    for size in range(2, 20):
+        reader = RangeDecoder(1, bytes(size), 0)
+        assert reader.raw(8 * (size - 2)) == 0
+        assert reader.position == size
+        with pytest.raises(FormatError, match="ends inside"):
+            reader.raw(8)
+    with pytest.raises(FormatError, match="ends inside"):
+        RangeDecoder(1, b"\0", 0)
 
 
 @pytest.mark.parametrize("shapes", [[(30, 41), (9,)], [(41, 30)], [(40, 30)], [(40, 30), (9,), (1,)], []])

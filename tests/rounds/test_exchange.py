@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.exchange import INT8, NONE, Exchange, first_state, plan_of
 
-from phloem.errors import ConfigError, StateError
+from phloem.codecs.registry import codec_from
+from phloem.errors import ConfigError, FormatError, StateError
+from phloem.rounds.choose import Timing
 from phloem.rounds.coordinator import Coordinator
 from phloem.rounds.merge import MergeRule, ServerOptimizer
 from phloem.rounds.plan import Choice, Later, Plan
 from phloem.rounds.site import Site
 from phloem.seeds import generator
-from phloem.tensors import state_digest
+from phloem.tensors import Layout, state_digest
 from phloem.wire import frame as frames
 from phloem.wire.messages import Order, Reply, Status
 
@@ -258,7 +261,9 @@ def test_a_bitmap_says_exactly_who_is_in_it(count: int) -> None:
     bitmap = plan.bitmap(chosen)
     assert len(bitmap) == -(-count // 8)
     assert {name for name in names if plan.in_bitmap(bitmap, name)} == chosen
-    assert not any(plan.in_bitmap(b"", name) for name in names)
+    for wrong in (b"", bitmap + b"\0"):
+        with pytest.raises(FormatError, match="takes no"):
+            plan.in_bitmap(wrong, names[0])
 
 
 def test_digests_are_compared_only_as_often_as_the_plan_says() -> None:
@@ -272,3 +277,53 @@ def test_digests_are_compared_only_as_often_as_the_plan_says() -> None:
             assert exchange.coordinator.receive(site, message) is None
         result = exchange.coordinator.close()
         assert (result.state is not None) == ((number + 1) % 3 == 0)
+
+
+def test_attachments_travel_both_ways_and_are_counted_as_control() -> None:
+    exchange = Exchange()
+    plain = exchange.orders()
+    orders = exchange.coordinator.orders(EVERYONE, EVERYONE, {"bee": b"receipt"})
+    assert len(orders["bee"]) == len(plain["bee"]) + len(b"receipt")
+    for site, order in orders.items():
+        work = exchange.sites[site].receive(order)
+        assert work.attachment == (b"receipt" if site == "bee" else b"")
+        reply = exchange.sites[site].reply(exchange.update(site), 10, b"signed by " + site.encode())
+        assert Reply.unpack(reply).frame_bytes < len(reply) - len(b"signed by ")
+        exchange.coordinator.receive(site, reply)
+    result = exchange.coordinator.close()
+    assert result.attachments == {site: b"signed by " + site.encode() for site in EVERYONE}
+    assert exchange.round().attachments == {}
+
+
+def test_timings_are_saved_so_that_an_adaptive_choice_resumes_alike() -> None:
+    first, second = Exchange(), Exchange()
+    first.coordinator.timings["ant"] = (Timing(0, 1000, 0.25, 0.01), Timing(1, 900, 0.2))
+    facts, arrays, state = first.coordinator.save()
+    second.coordinator.load(facts, arrays, state, [])
+    assert second.coordinator.timings == first.coordinator.timings
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda item, layout: replace(item, accepted=bytes(100_000)), "takes no 100000 bytes"),
+        (lambda item, layout: replace(item, frame=item.frame + bytes(10_000)), "is outside the plan"),
+        (lambda item, layout: replace(item, frame=in_ecsq(layout)), "codec 'ecsq' is not in the plan"),
+    ],
+    ids=["a long list of sites", "a long frame", "a codec outside the plan"],
+)
+def test_a_site_takes_no_frame_that_the_plan_does_not_allow(change: Any, said: str) -> None:
+    exchange = Exchange()
+    exchange.round()
+    order = Order.unpack(exchange.orders(train=set())["ant"])
+    hostile = replace(order, items=tuple(change(item, exchange.layout) for item in order.items))
+    before = exchange.sites["ant"].at
+    with pytest.raises(FormatError, match=said):
+        exchange.sites["ant"].receive(hostile.pack())
+    assert exchange.sites["ant"].at is before
+
+
+def in_ecsq(layout: Layout) -> bytes:
+    """A good frame of a codec that the test's plan does not have."""
+    arrays = [np.ones(spec.shape, np.float32) for spec in layout.specs]
+    return frames.pack(codec_from({"codec": "ecsq", "bits": 4.0}), arrays, layout)

@@ -139,3 +139,12 @@ def test_what_a_killed_writer_left_behind_is_no_blob(tmp_path: Path) -> None:
     digest = store.put(b"content")
     (tmp_path / "objects" / digest[:2] / f".{digest[2:18]}.01234567").write_bytes(b"half")
     assert list(store.digests()) == [digest]
+
+
+@pytest.mark.parametrize("damage", [b"", b"rotten!"])
+def test_a_damaged_blob_is_put_right_when_its_content_comes_again(tmp_path: Path, damage: bytes) -> None:
+    store = Store(tmp_path)
+    digest = store.put(b"content")
+    (tmp_path / "objects" / digest[:2] / digest[2:]).write_bytes(damage)
+    assert store.put(b"content") == digest
+    assert store.get(digest) == b"content"

@@ -180,6 +180,8 @@ def _run(arguments: list[str]) -> int:
     except _CallError as error:
         command = getattr(getattr(error, "ctx", None), "command_path", "phloem")
         words = getattr(error, "format_message", error.__str__)()
+        if hasattr(error, "command_name"):  # to an unknown command typer and click both add "Did you mean"
+            words = getattr(error, "message", words)
         return _say(words.replace("Value error, ", ""), f"see {command} --help", WRONG_CALL)
     except ConfigError as error:
         return _fail(error, WRONG_CALL, debug)

@@ -26,6 +26,7 @@ from phloem.rounds.site import Site
 from phloem.seeds import seed_for
 from phloem.store.files import Store
 from phloem.tasks.base import Memory, Task, load_task
+from phloem.tasks.checked import CheckedTask
 from phloem.tensors import Layout, State, as_float32, state_digest
 from phloem.wire.messages import Reply, Status
 
@@ -51,13 +52,13 @@ def plan_for(recipe: Recipe, state: State) -> Plan:
     )
 
 
-def load_task_of(recipe: Recipe) -> Task:
-    """The recipe's task, with torch (where it is used) on one thread, so that sums have one order."""
+def load_task_of(recipe: Recipe) -> CheckedTask:
+    """The recipe's task, its answers checked; torch, where it is used, gets one thread: sums have one order."""
     task = load_task(recipe.task_name, recipe.sites.all, recipe.seed, recipe.task_options)
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(1)
-    return task
+    return CheckedTask(task, recipe.task_name)
 
 
 def initial_state_of(task: Task, recipe: Recipe) -> State:
@@ -105,14 +106,14 @@ class Host:
         seed = seed_for(self.recipe.seed, "train", name, work.round)
         start = {tensor: array.copy() for tensor, array in site.at.state.items()}
         trained, memory, examples, metrics = self.task.train(
-            start, self.shards[name], self.memory[name], seed
+            start, self.shards[name], self.memory[name], seed, site=name
         )
         finished = time.perf_counter()
-        message = site.reply(trained, int(examples))
+        message = site.reply(trained, examples)
         if Reply.unpack(message).status is Status.UPDATE:
             self.memory[name] = memory  # a broken update leaves the memory as it was, too
         codec_seconds = (received - started) + (time.perf_counter() - finished)
-        return Answer(message, finished - received, codec_seconds, {k: float(v) for k, v in metrics.items()})
+        return Answer(message, finished - received, codec_seconds, metrics)
 
     def save(self, store: Store) -> dict[str, dict[str, Any]]:
         """Puts what only these sites know into `store`; gives for each the digests to find it by."""
@@ -122,9 +123,7 @@ class Host:
             saved[name] = facts | {
                 "state": store.put(save_tensors(state)),
                 "owed": store.put(save_tensors(owed)),
-                "memory": store.put(
-                    save_tensors({k: np.asarray(v, order="C") for k, v in self.memory[name].items()})
-                ),
+                "memory": store.put(save_tensors(self.memory[name])),
             }
         return saved
 

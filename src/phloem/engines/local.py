@@ -31,17 +31,26 @@ class LocalEngine:
                 emit(event)
 
         workers = min(recipe.run.workers, len(names))
+        self.hosts: list[Host | WorkerHost] = []
         if workers == 0:
-            self.hosts: list[Host | WorkerHost] = [Host(recipe, names, emit_in_turn)]
+            self.hosts.append(Host(recipe, names, emit_in_turn))
         else:
-            hosts = [WorkerHost(recipe, names[n::workers], emit_in_turn) for n in range(workers)]
-            self.hosts = list(hosts)
-            try:
-                for host in hosts:
-                    host.opened()
-            except BaseException:
-                self.close()
-                raise
+            self._open(recipe, workers, emit_in_turn)
+
+    def _open(self, recipe: Recipe, workers: int, emit: events.Emit) -> None:
+        """Starts all workers, then waits for them; they get their data at the same time."""
+        names, hosts = recipe.sites.all, []
+        try:
+            for n in range(workers):
+                hosts.append(WorkerHost(recipe, names[n::workers], emit))
+                self.hosts.append(hosts[-1])
+            for host in hosts:
+                host.opened()
+        except BaseException:  # Ctrl-C too: nobody waits for workers that are still reading their data
+            for host in hosts:
+                host.kill()
+            self.close()
+            raise
 
     def deliver(self, orders: dict[str, bytes]) -> dict[str, Answer]:
         """Every site's answer to its order."""

@@ -1,19 +1,24 @@
 """A host in a process of its own: started by `WorkerHost` and driven over its standard input and output.
 
-Every message is a length (4 bytes, little-endian), that many bytes of JSON, a length, that many raw bytes. An event
+Every message is a length (8 bytes, little-endian), that many bytes of JSON, a length, that many raw bytes. An event
 travels to the parent before it takes effect and waits for its answer. What a task prints goes to standard error.
-The process ends when its input does.
+
+A worker is in a session of its own, so that Ctrl-C at the terminal reaches the parent only. It ends when its input
+does, without a word and in the middle of a training too: the parent closed it, or is no more.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from typing import IO, Any
 
@@ -24,11 +29,14 @@ from phloem.recipe import Recipe
 from phloem.rounds import events
 from phloem.store.files import Store
 
+_LENGTH = 8  # a model's frame may be more than 4 GiB
+
 
 def send(stream: IO[bytes], head: dict[str, Any], payload: bytes = b"") -> None:
     """Writes one message."""
     text = json.dumps(head).encode()
-    stream.write(len(text).to_bytes(4, "little") + text + len(payload).to_bytes(4, "little") + payload)
+    stream.write(len(text).to_bytes(_LENGTH, "little") + text + len(payload).to_bytes(_LENGTH, "little"))
+    stream.write(payload)
     stream.flush()
 
 
@@ -36,9 +44,9 @@ def receive(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
     """Reads one message; None at the end of the stream, also where that is inside a message."""
     parts = []
     for _ in range(2):
-        size = stream.read(4)
+        size = stream.read(_LENGTH)
         part = stream.read(int.from_bytes(size, "little"))
-        if len(size) < 4 or len(part) < int.from_bytes(size, "little"):
+        if len(size) < _LENGTH or len(part) < int.from_bytes(size, "little"):
             return None
         parts.append(part)
     return json.loads(parts[0]), parts[1]
@@ -51,10 +59,18 @@ class WorkerHost:
         self.sites, self.emit = list(sites), emit
         start = f"import sys; sys.path[:] = {sys.path!r}; from phloem.engines.worker import main; main()"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", start],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # not in the terminal's group: its Ctrl-C would hit the imports
         )
         backend = kernels.backend_name()
-        self._send({"do": "open", "recipe": recipe.to_json(), "sites": self.sites, "kernels": backend})
+        try:
+            self._send({"do": "open", "recipe": recipe.to_json(), "sites": self.sites, "kernels": backend})
+        except BaseException:
+            self.kill()
+            self.close()
+            raise
 
     def opened(self) -> None:
         """Waits until the sites have their data."""
@@ -142,16 +158,34 @@ def _do(
     return host, {}, b""
 
 
+def _end_with_input() -> None:
+    """Ends this process once nobody can write to its input, whatever its main thread does."""
+    if hasattr(select, "poll"):  # elsewhere it ends when it next reads or writes
+        hung_up = select.poll()
+        hung_up.register(0, 0)  # asks for nothing, which leaves the end of the other side
+        hung_up.poll()
+        os._exit(0)
+
+
 def main() -> None:
     """Serves one host until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it ends this process or its input
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a task prints must not get between our messages
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # and must not be lost when the process ends
+    threading.Thread(target=_end_with_input, daemon=True).start()
     requests = sys.stdin.buffer
     host: Host | None = None
 
+    def answer(head: dict[str, Any], payload: bytes = b"") -> None:
+        try:
+            send(replies, head, payload)
+        except BrokenPipeError:  # nobody listens any more; leaving otherwise would try to write once again
+            os._exit(1)
+
     def emit(event: events.Event) -> None:
-        send(replies, {"event": type(event).__name__, "fields": dataclasses.asdict(event)})
+        answer({"event": type(event).__name__, "fields": dataclasses.asdict(event)})
         if receive(requests) is None:
             raise SystemExit(1)  # the parent stopped the exchange
 
@@ -161,7 +195,7 @@ def main() -> None:
         except PhloemError as error:
             head = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
             payload = b""
-        send(replies, head, payload)
+        answer(head, payload)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from phloem.errors import ConfigError
-from phloem.job import runner
+from phloem.job import lifecycle
 from phloem.job.directory import RunDirectory
 from phloem.job.runner import Run
 from phloem.job.watch import Unwatched, Watcher
@@ -63,14 +64,15 @@ def build(
     watch = watch or Unwatched()
     for name in BASELINES if compare else ():
         baseline(resolved, name)  # a wrong [compare] is found before the run, not after it
-    if resume is not None:
-        run = runner.resume(Path(resume), watch, emit, expect=resolved)
-    else:
-        root = Path(out) if out is not None else free_directory(resolved.name)
-        run = runner.start(resolved, root, watch, emit)
-    if compare:
-        run = _compare(run, resolved, watch_baseline or (lambda name: Unwatched()))
-    write_report(run.path)
+    with contextlib.ExitStack() as claims:
+        if resume is not None:
+            run = lifecycle.resume(Path(resume), watch, claims, emit, expect=resolved)
+        else:
+            root = Path(out) if out is not None else free_directory(resolved.name)
+            run = lifecycle.start(resolved, root, watch, claims, emit)
+        if compare:
+            run = _compare(run, resolved, watch_baseline or (lambda name: Unwatched()), claims)
+        write_report(run.path)
     return run
 
 
@@ -85,21 +87,21 @@ def baseline(recipe: Recipe, name: str) -> Recipe:
     return Recipe.from_json(table)
 
 
-def _compare(run: Run, recipe: Recipe, watch: Callable[[str], Watcher]) -> Run:
+def _compare(run: Run, recipe: Recipe, watch: Callable[[str], Watcher], claims: contextlib.ExitStack) -> Run:
     found: dict[str, Any] = {}
     for name in BASELINES:
         root = run.path / "compare" / name
         other = baseline(recipe, name)
         resumable = (root / "run.json").exists()
         one = (
-            runner.resume(root, watch(name), expect=other)
+            lifecycle.resume(root, watch(name), claims, expect=other)
             if resumable
-            else runner.start(other, root, watch(name))
+            else lifecycle.start(other, root, watch(name), claims)
         )
         found[name] = one.summary
     summary = {**run.summary, "compare": found}
     text = json.dumps(summary, indent=2, sort_keys=True).encode() + b"\n"
-    runner.write_summary(run.path, text)
+    lifecycle.write_summary(run.path, text)
     return dataclasses.replace(run, summary=summary)
 
 

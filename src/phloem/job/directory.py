@@ -1,6 +1,7 @@
 """A run's directory: a store that anyone may read, and a private part that only a resume needs.
 
-run.json            which recipe, which plan, which version of this layout
+run.json            which recipe, which plan, which data, which version of this layout
+run.lock            held by the process that is at work here
 objects/ refs/      the store: frames, commits and plan as blobs; `trunk` names the newest commit
 rounds.jsonl        one line per round
 summary.json  report.html  model.safetensors      written at the end
@@ -17,11 +18,12 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from phloem import canonical
-from phloem.errors import ConfigError, ConflictError, StateError, StoreError
+from phloem.errors import ConfigError, ConflictError, PhloemError, StateError, StoreError
 from phloem.job.record import RoundRecord
 from phloem.recipe import Recipe
 from phloem.rounds.plan import Plan
@@ -31,7 +33,17 @@ VERSION = 0
 TRUNK = "trunk"
 _RESUME = "resume"
 _MARKER = "run.json"
+_LOCK = "run.lock"
+_FOLDERS = ("objects", "refs", "private", "compare")
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}")  # the names that `write_durably` gives
+
+
+@dataclass(frozen=True)
+class Marker:
+    """What `run.json` says besides the recipe: the digests of plan and data."""
+
+    plan: str
+    data: str | None
 
 
 class RunDirectory:
@@ -49,11 +61,13 @@ class RunDirectory:
         return store
 
     @classmethod
-    def create(cls, root: Path, recipe: Recipe, plan: Plan) -> RunDirectory:
-        """A new run in an empty (or not yet existing) directory.
+    def create(
+        cls, root: Path, recipe: Recipe, plan: Plan, data: str | None, claims: contextlib.ExitStack
+    ) -> RunDirectory:
+        """A new run in an empty (or not yet existing) directory, claimed until `claims` closes.
 
         Raises:
-            ConfigError: the directory has something in it.
+            ConfigError: the directory has something in it. StateError: another process is making a run there.
         """
         cls.check_free(root)
         try:
@@ -62,7 +76,9 @@ class RunDirectory:
             raise StoreError(
                 f"{root} cannot be made: {error.strerror}", hint="choose another --out"
             ) from error
-        marker = {"layout": VERSION, "recipe": recipe.to_json(), "plan": plan.digest}
+        claims.enter_context(claimed(root))
+        cls.check_free(root)
+        marker = {"layout": VERSION, "recipe": recipe.to_json(), "plan": plan.digest, "data": data}
         _write(root / _MARKER, json.dumps(marker, indent=2).encode() + b"\n")
         return cls(root)
 
@@ -79,50 +95,41 @@ class RunDirectory:
             raise ConfigError(f"{root} is not empty", hint=hint)
 
     @classmethod
-    def open(cls, root: Path) -> tuple[RunDirectory, Recipe, str]:
-        """A run that is there, its recipe and its plan's digest.
+    def open(cls, root: Path) -> tuple[RunDirectory, Recipe, Marker]:
+        """A run that is there, its recipe, and what else its marker says.
 
         Raises:
-            ConfigError: there is no run. StateError: it was made by another version.
+            ConfigError: there is no run. StateError: it was made by another version, or is damaged.
         """
         try:
-            marker = json.loads((root / _MARKER).read_text("utf-8"))
-            version, recipe, plan = marker["layout"], marker["recipe"], marker["plan"]
+            text = (root / _MARKER).read_text("utf-8")
         except FileNotFoundError as error:
-            raise ConfigError(
-                f"there is no run in {root}", hint="start one with --out instead of --resume"
-            ) from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StateError(f"{root / _MARKER} is damaged: {error}") from error
-        if version != VERSION:
-            raise StateError(
-                f"{root} is a run of version {version}, this is version {VERSION}",
-                hint="resume it with the Phloem that made it",
-            )
-        return cls(root), Recipe.from_json(recipe), plan
-
-    @contextlib.contextmanager
-    def claimed(self) -> Iterator[None]:
-        """While this lasts no other process goes on with the run; the claim dies with its process.
-
-        Raises:
-            StateError: another process has it.
-        """
-        with (self.root / _MARKER).open("rb") as marker:
-            try:
-                fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            raise ConfigError(f"there is no run in {root}", hint="start one with --out") from error
+        except NotADirectoryError as error:
+            raise ConfigError(f"{root} is a file, not the directory of a run") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise StateError(f"{root / _MARKER} cannot be read: {error}") from error
+        with reading(root / _MARKER):
+            table = json.loads(text)
+            version, plan, data = table["layout"], str(table["plan"]), table["data"]
+            if version != VERSION:
                 raise StateError(
-                    f"another process is at work on the run in {self.root}", hint="wait for it, or end it"
-                ) from error
-            yield
+                    f"{root} is a run of version {version}, this is version {VERSION}",
+                    hint="resume it with the Phloem that made it",
+                )
+            recipe = Recipe.from_json(table["recipe"])
+        for name in _FOLDERS:
+            if (root / name).is_symlink():
+                raise StateError(f"{root / name} is a link, and a run has none", hint="copy the run whole")
+        return cls(root), recipe, Marker(plan, data)
 
     def sweep(self) -> None:
-        """Removes what killed processes left half-written beside its place."""
-        for folder in (self.root, *self.root.glob("**/objects/*"), *self.root.glob("**/refs")):
-            for path in folder.glob(".*"):
-                if _LEFTOVER.fullmatch(path.name):
-                    path.unlink(missing_ok=True)
+        """Removes what killed processes left half-written beside its place; only under a claim."""
+        for part in (self.root, self.root / "private"):
+            for folder in (part, *part.glob("objects/*"), part / "refs"):
+                for path in folder.glob(".*"):
+                    if _LEFTOVER.fullmatch(path.name):
+                        path.unlink(missing_ok=True)
 
     def write(self, name: str, content: bytes) -> None:
         """Puts one of the run's own files in its place, whole or not at all."""
@@ -179,12 +186,8 @@ class RunDirectory:
             return []
         except (OSError, UnicodeDecodeError) as error:
             raise StoreError(f"{self.root}/rounds.jsonl cannot be read: {error}") from error
-        try:
+        with reading(self.root / "rounds.jsonl"):
             return [RoundRecord.from_json(line) for line in lines[:-1]]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StateError(
-                f"{self.root}/rounds.jsonl is damaged: {error}", hint="restore the file"
-            ) from error
 
     def keep_records(self, records: list[RoundRecord]) -> None:
         """Cuts `rounds.jsonl` back to these."""
@@ -215,6 +218,39 @@ class RunDirectory:
         shutil.rmtree(self.root / "private", ignore_errors=True)
 
 
+@contextlib.contextmanager
+def claimed(root: Path) -> Iterator[None]:
+    """While this lasts no other process works on the run in `root`; the claim dies with its process.
+
+    Raises:
+        StateError: another process has it.
+    """
+    try:
+        lock = (root / _LOCK).open("ab")
+    except OSError as error:
+        raise StoreError(f"{root / _LOCK} could not be written: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StateError(
+                f"another process is at work on the run in {root}", hint="wait for it, or end it"
+            ) from error
+        yield
+
+
+@contextlib.contextmanager
+def reading(what: Path | str) -> Iterator[None]:
+    """Turns whatever a damaged or hostile record makes Python say into one sentence."""
+    try:
+        yield
+    except PhloemError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        found = f"{type(error).__name__}: {error}"
+        raise StateError(f"{what} is damaged ({found:.200})", hint="restore it from a copy") from error
+
+
 def _write(path: Path, content: bytes) -> None:
     try:
         write_durably(path, content)
@@ -225,8 +261,8 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _is_leftover(path: Path) -> bool:
-    """Whether `path` is what a killed `write_durably` left beside its target."""
-    return path.name.startswith(f".{_MARKER}.")
+    """Whether `path` is what a killed run left before its marker was in place."""
+    return path.name == _LOCK or path.name.startswith(f".{_MARKER}.")
 
 
 def _digests(value: Any) -> set[str]:

@@ -19,13 +19,18 @@ from phloem.tasks.base import Metric
 
 @dataclass
 class SiteRecord:
-    """One site's part in one round."""
+    """One site's part in one round.
+
+    `metrics` is what its training reported. It does not travel: the local engine sees it because every site
+    is on this machine.
+    """
 
     up: int = 0
     down: int = 0
     control: int = 0
     examples: int = 0
     status: str = "idle"  # accepted · refused · silent · idle · away
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 from safetensors.numpy import save as save_tensors
 
 from phloem import canonical
-from phloem.codecs.casts import NoCompression
-from phloem.engines.host import Answer, initial_state_of, load_task_of, plan_for, read_tensors
+from phloem.engines.host import Answer
 from phloem.engines.local import LocalEngine
-from phloem.errors import ConfigError, StateError
+from phloem.errors import StateError
 from phloem.job.directory import RunDirectory
-from phloem.job.record import RoundRecord, SiteRecord, read_summary, summarize
+from phloem.job.record import RoundRecord, SiteRecord, summarize
 from phloem.job.schedule import Schedule
 from phloem.job.watch import Watcher
 from phloem.recipe import Recipe
-from phloem.rounds import events
 from phloem.rounds.choose import Timing
 from phloem.rounds.coordinator import DIVERGED, Coordinator, RoundResult
-from phloem.rounds.plan import Plan
+from phloem.tasks.checked import CheckedTask
 from phloem.tensors import Layout, State, state_digest
-from phloem.wire import frame as frames
 from phloem.wire.messages import Order, Reply, Status
 
 _KEPT_TIMINGS = 8
@@ -61,8 +54,7 @@ class Runner:
     directory: RunDirectory
     coordinator: Coordinator
     engine: LocalEngine
-    evaluate: Callable[[State, str], dict[str, float]]
-    task: Any
+    task: CheckedTask
     watch: Watcher
     records: list[RoundRecord]
     head: str | None
@@ -110,7 +102,7 @@ class Runner:
         for site in sorted(late):
             reason = self._receive(site, answers[site].message)
             refused[site] = reason or "late"
-        metrics = self.evaluate(self.coordinator.state, "stop")
+        metrics = self.task.evaluate(self.coordinator.state, "stop")
         record = RoundRecord(
             number,
             metrics[self.task.metric.name],
@@ -174,6 +166,7 @@ class Runner:
                 frames_up += reply.status is Status.UPDATE
             if name in answers:
                 reply = Reply.unpack(answers[name].message)
+                row.metrics = dict(answers[name].metrics)
                 row.status = "silent" if reply.status is Status.SILENT else "accepted"
                 row.status = "refused" if name in record.refused else row.status
                 seconds = link.up_seconds(len(answers[name].message))
@@ -246,13 +239,14 @@ class Runner:
     def _end(self) -> Run:
         state = self.coordinator.state
         digest = state_digest(state)
-        tests = self.evaluate(state, "test")
+        tests = self.task.evaluate(state, "test")
         end = {
             "test": tests,
             "state_digest": digest,
             "commit": self.head,
             "chain": self.coordinator.chain.hex(),
             "plan": self.coordinator.plan.digest,
+            "data_digest": data_digest(self.task),
             "description": self.recipe.description,
         }
         summary = summarize(self.recipe, self.task.metric, self.records, self.layout.size, end)
@@ -263,138 +257,7 @@ class Runner:
         return Run(self.directory.root, state, summary, self.records)
 
 
-def start(recipe: Recipe, root: Path, watch: Watcher, emit: events.Emit = events.ignore) -> Run:
-    """A new run in `root`, to its end."""
-    task = load_task_of(recipe)
-    state = initial_state_of(task, recipe)
-    plan = plan_for(recipe, state)
-    RunDirectory.check_free(root)
-    with contextlib.closing(
-        LocalEngine(recipe, emit)
-    ) as engine:  # data that lack are found before a file is made
-        directory = RunDirectory.create(root, recipe, plan)
-        with directory.claimed():
-            head = _genesis(directory, recipe, plan, state)
-            return _drive(recipe, directory, task, Coordinator(plan, state, emit), watch, engine, [], head)
-
-
-def resume(
-    root: Path, watch: Watcher, emit: events.Emit = events.ignore, expect: Recipe | None = None
-) -> Run:
-    """A run that was interrupted, from its last snapshot to its end; a finished one is only read.
-
-    Raises:
-        ConfigError: there is no run, or it was started from another recipe than `expect`.
-        StateError: another version, or task, data or libraries that no longer give the same plan; or another
-            process is at work on it.
-    """
-    directory, recipe, plan_digest = RunDirectory.open(root)
-    if expect is not None and _result_of(expect) != _result_of(recipe):
-        raise ConfigError(
-            f"{root} was started from another recipe", hint="resume it with the same recipe and --set"
-        )
-    if (root / "summary.json").exists():
-        directory.sweep()  # it may have been killed at its very end
-        directory.finish()
-        return read(root)
-    with directory.claimed():
-        directory.sweep()
-        return _go_on(directory, recipe if expect is None else expect, plan_digest, watch, emit)
-
-
-def _go_on(
-    directory: RunDirectory, recipe: Recipe, plan_digest: str, watch: Watcher, emit: events.Emit
-) -> Run:
-    root = directory.root
-    task = load_task_of(recipe)
-    state = initial_state_of(task, recipe)
-    plan = plan_for(recipe, state)
-    if plan.digest != plan_digest:
-        raise StateError(
-            f"{root} was started under another plan: the task now gives another first state",
-            hint="use the versions of libraries and data that the run was started with",
-        )
-    snapshot = directory.load_snapshot()
-    coordinator = Coordinator(plan, state, emit)
-    if snapshot is None:
-        directory.keep_records([])
-        head = _genesis(directory, RunDirectory.open(root)[1], plan, state)
-        with contextlib.closing(LocalEngine(recipe, emit)) as engine:
-            return _drive(recipe, directory, task, coordinator, watch, engine, [], head)
-    records = directory.records()[: snapshot["round"]]
-    if len(records) < snapshot["round"]:
-        raise StateError(f"{root}/rounds.jsonl lacks rounds that the snapshot has", hint="restore the file")
-    directory.keep_records(records)
-    private = directory.private
-    coordinator.load(
-        snapshot["coordinator"],
-        read_tensors(private, snapshot["arrays"]),
-        read_tensors(private, snapshot["state"]),
-        [private.get(digest) for digest in snapshot["frames"]],
-    )
-    head = snapshot["commit"]
-    with contextlib.closing(LocalEngine(recipe, emit)) as engine:
-        engine.load(private, snapshot["sites"])
-        return _drive(recipe, directory, task, coordinator, watch, engine, records, head)
-
-
-def read(root: Path) -> Run:
-    """A finished run, from its directory."""
-    directory, _, _ = RunDirectory.open(root)
-    summary = read_summary(root)
-    try:
-        state = dict(load_file(root / "model.safetensors"))
-    except (OSError, SafetensorError) as error:
-        raise StateError(f"{root}/model.safetensors is damaged: {error}", hint="restore the file") from error
-    return Run(root, state, summary, directory.records())
-
-
-def write_summary(root: Path, text: bytes) -> None:
-    """Replaces a finished run's `summary.json`."""
-    RunDirectory.open(root)[0].write("summary.json", text)
-
-
-def _result_of(recipe: Recipe) -> dict[str, Any]:
-    """The part of a recipe that decides the result."""
-    table = recipe.to_json()
-    return {key: value for key, value in table.items() if key not in ("run", "description")}
-
-
-def _genesis(directory: RunDirectory, recipe: Recipe, plan: Plan, state: State) -> str:
-    """The first commit: everything that a stranger needs to replay the run from its frames."""
-    store, layout = directory.store, Layout.of(state)
-    what = {
-        key: value for key, value in recipe.to_json().items() if key != "run"
-    }  # not how one machine ran it
-    content = {
-        "kind": "genesis",
-        "version": 0,
-        "recipe": store.put(canonical.dumps(what)),
-        "plan": store.put(canonical.dumps(plan)),
-        "layout": store.put(layout.to_json()),
-        "state": plan.initial_state,
-        "frame": store.put(frames.pack(NoCompression(), layout.arrays(state), layout, key_frame=True)),
-        "chain": plan.genesis.hex(),
-    }
-    return directory.commit(None, content)
-
-
-def _drive(
-    recipe: Recipe,
-    directory: RunDirectory,
-    task: Any,
-    coordinator: Coordinator,
-    watch: Watcher,
-    engine: LocalEngine,
-    records: list[RoundRecord],
-    head: str | None,
-) -> Run:
-    def evaluate(state: State, part: str) -> dict[str, float]:
-        figures = {name: float(value) for name, value in task.evaluate(state, part).items()}
-        if task.metric.name not in figures:
-            raise ConfigError(
-                f"the task's evaluate() gave no '{task.metric.name}', the metric it is judged by"
-            )
-        return figures
-
-    return Runner(recipe, directory, coordinator, engine, evaluate, task, watch, records, head).run()
+def data_digest(task: Any) -> str | None:
+    """The digest of the task's data, where the task names it."""
+    digest = getattr(task, "data_digest", None)
+    return digest if isinstance(digest, str) else None

@@ -13,7 +13,7 @@ from phloem.kernels import bits
 from phloem.kernels.models import gap_frequencies, gap_shift, hazard_frequencies, token_starts
 from phloem.kernels.rangecoder import RangeDecoder, slot_tokens
 from phloem.kernels.rans import rans_decode
-from phloem.kernels.scales import Shape, class_order
+from phloem.kernels.scales import Shape, class_counts, class_order
 from phloem.kernels.side import CONTEXTS, TablePredictor, code_count, code_repeats, code_scales
 from phloem.kernels.steps import STEP_BYTES, Step, read_head
 from phloem.kernels.tables import (
@@ -68,23 +68,22 @@ def ecsq_decode(body: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> 
     """
     data = bytes(body)
     step, all_zero = read_head(data)
-    arrays = [np.zeros(shape, dtype=np.float32) for shape in shapes]
     if all_zero:
-        return arrays
+        return [np.zeros(shape, dtype=np.float32) for shape in shapes]
 
     views = [Shape.of(shape) for shape in shapes]
     coder = RangeDecoder(CONTEXTS, data, STEP_BYTES)
     scales = code_scales(coder, views, [None] * len(views))
     if not any(scales):
         raise FormatError("Every tensor of a body that is not all zero is zero.", hint=_HINT)
-    order, counts = class_order(scales)
-    classes = list(_read_classes(coder, counts))
+    classes = list(_read_classes(coder, class_counts(scales)))
     centres = _read_centroids(coder, classes)
     position = _read_tokens(coder, data, classes)
     values = _read_raw(data, position, classes, step, centres)
 
-    flat = np.empty(order.size, dtype=np.float32)
-    flat[order] = values
+    flat = np.empty(values.size, dtype=np.float32)
+    flat[class_order(scales)[0]] = values
+    arrays = [np.zeros(shape, dtype=np.float32) for shape in shapes]
     start = 0
     for array, scale in zip(arrays, scales, strict=True):
         if scale is not None:
@@ -136,8 +135,6 @@ def _read_tokens(coder: RangeDecoder, data: bytes, classes: Sequence[_Class]) ->
     if total < LANES_FROM:
         read = [coder.symbols(count, slot_tokens(f), f, token_starts(f)) for count, f in runs]
         pieces = iter([np.frombuffer(tokens, dtype=np.uint8) for tokens in read])
-    if coder.position > len(data):
-        raise FormatError("The body ends inside the side information.", hint=_HINT)
     position = coder.position
     if total >= LANES_FROM:
         tokens, position = rans_decode(data, position, runs)
@@ -213,6 +210,8 @@ class _RawBits:
     def magnitudes(self, part: _Class) -> None:
         """Give a class its magnitudes."""
         assert part.tokens is not None
+        if part.low * part.coded > self._bits.size - self._at:
+            raise FormatError("The body ends inside the raw bits.", hint=_HINT)
         extra = self.fields(extra_bits(part.tokens) + part.low) if part.low or part.hazards else 0
         part.magnitudes = (first_values(part.tokens) << part.low) + extra + (0 if part.dense else 1)
 

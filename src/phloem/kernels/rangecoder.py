@@ -6,7 +6,7 @@ function describes both directions of the side information (see `side`).
 
 Bytes: big-endian digits of a number in [0, 1); the coder adds nothing but the last two bytes, which make
 every continuation decode alike. The decoder therefore needs no length, and knows afterwards how many bytes
-there were.
+there were: it is always two bytes ahead of them.
 
 Source: G. N. N. Martin, "Range encoding" (1979); the carry goes back into bytes already written.
 """
@@ -25,6 +25,8 @@ _LEAST, _MOST = 64, 65536 - 64
 _TOP = 1 << 24
 _HINT = "The frame is damaged."
 _WORD = (1 << 32) - 1
+#: The decoder holds four bytes, of which the encoder's end writes two.
+_AHEAD = 2
 
 #: The longest unary prefix of a number: values stay below 2**41.
 _PREFIX_LONGEST = 40
@@ -145,19 +147,22 @@ class RangeEncoder(_Adaptive):
 
 
 class RangeDecoder(_Adaptive):
-    """Reads; beyond the end of the data it reads zeros, which `position` then tells."""
+    """Reads; beyond the end of the data it reads two zeros, and then refuses it as cut short."""
 
     def __init__(self, contexts: int, data: bytes, start: int) -> None:
         super().__init__(contexts)
         self._data = data
         self._range = _WORD
-        self._code = int.from_bytes(data[start : start + 4].ljust(4, b"\0"), "big")
-        self._next = start + 4
+        self._end = len(data) + _AHEAD
+        self._code = 0
+        self._next = start
+        for _ in range(4):
+            self._code = self._code << 8 | self._byte()
 
     @property
     def position(self) -> int:
-        """Where the coder's bytes end; beyond the end of the data if it is cut short."""
-        return self._next - 2
+        """Where the coder's bytes end, never beyond the end of the data."""
+        return self._next - _AHEAD
 
     def bit(self, context: int, bit: int = 0) -> int:
         """Read one adaptive bit."""
@@ -203,12 +208,16 @@ class RangeDecoder(_Adaptive):
         return bytes(tokens)
 
     def _fill(self) -> None:
-        data = self._data
         while self._range < _TOP:
-            byte = data[self._next] if self._next < len(data) else 0
-            self._code = ((self._code << 8) | byte) & _WORD
+            self._code = ((self._code << 8) | self._byte()) & _WORD
             self._range <<= 8
-            self._next += 1
+
+    def _byte(self) -> int:
+        at = self._next
+        if at >= self._end:
+            raise FormatError("The body ends inside the side information.", hint=_HINT)
+        self._next = at + 1
+        return self._data[at] if at < len(self._data) else 0
 
 
 @cache

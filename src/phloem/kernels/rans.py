@@ -20,6 +20,9 @@ from phloem.errors import FormatError
 from phloem.kernels.tables import FREQUENCY_BITS, LANES
 
 _LOW = 1 << 15
+#: No frequency is above 4,095, so each token takes at least x >> 12 from a state x: from 2**31 it is below 2**15
+#: after 51,104 tokens at the latest.
+_MOST_PER_WORD = 1 << 16
 
 
 def rans_encode(frequencies: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> bytes:
@@ -57,6 +60,8 @@ def rans_decode(
     if states.min() < _LOW or states.max() >= 1 << 31:
         raise FormatError("A coder state is out of range.", hint="The frame is damaged.")
     start += 4 * LANES
+    if sum(count for count, _ in runs) > (LANES + (len(data) - start) // 2) * _MOST_PER_WORD:
+        raise FormatError("The frame ends inside the tokens.", hint="The frame is cut short.")
     words = np.frombuffer(data, dtype="<u2", count=(len(data) - start) // 2, offset=start).astype(np.int64)
 
     table = np.repeat(np.arange(len(runs)), [count for count, _ in runs])  # (tokens,) whose table

@@ -79,8 +79,8 @@ class Scales:
 
 
 def flat(count: int) -> Direction:
-    """A direction without levels."""
-    return Direction(NONE, np.zeros(count, dtype=np.int64))
+    """A direction without levels; it takes no memory, whatever its length."""
+    return Direction(NONE, np.broadcast_to(np.int64(0), count))
 
 
 def measure(magnitudes: npt.NDArray[np.int32], shape: Shape) -> Scales | None:
@@ -97,6 +97,26 @@ def measure(magnitudes: npt.NDArray[np.int32], shape: Shape) -> Scales | None:
     rows = _choose(matrix.sum(axis=1, dtype=np.int64), shape.columns, total, level)
     columns = _choose(matrix.sum(axis=0, dtype=np.int64), shape.rows, total, level)
     return Scales(shape, level, rows, columns)
+
+
+def class_counts(scales: Sequence[Scales | None]) -> IntArray:
+    """Each class's size, without looking at every coefficient. Shape: (classes,)."""
+    counts = np.zeros(CLASSES, dtype=np.int64)
+    for scale in scales:
+        if scale is not None:
+            lowest = scale.level - 2 * LEVEL_REACH - CLASS_LOWEST
+            found = np.convolve(_level_counts(scale.rows), _level_counts(scale.columns))
+            counts[lowest : lowest + found.size] += found
+    return counts
+
+
+def _level_counts(direction: Direction) -> IntArray:
+    """How many rows (or columns) have each level, from the lowest. Shape: (2 * LEVEL_REACH + 1,)."""
+    if direction.mode == NONE:
+        counts = np.zeros(2 * LEVEL_REACH + 1, dtype=np.int64)
+        counts[LEVEL_REACH] = direction.levels.size
+        return counts
+    return np.bincount(direction.levels + LEVEL_REACH, minlength=2 * LEVEL_REACH + 1)
 
 
 def class_order(scales: Sequence[Scales | None]) -> tuple[IntArray, IntArray]:

@@ -7,6 +7,7 @@ result is what was read. So the reference cannot disagree with itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 
 import numpy as np
 
@@ -79,7 +80,8 @@ def _code_direction(coder: Coder, side: int, given: Direction) -> Direction:
     first = _LEVEL + (2 * side + mode - OCTAVES) * _LEVEL_SET
     before = 1
     levels = []
-    for value in given.levels.tolist():
+    # the decoder is given none: nothing is held for a level before it was read
+    for value in repeat(0, given.levels.size) if given.mode == NONE else given.levels.tolist():
         level = 0
         if coder.bit(first + before, int(value != 0)):
             negative = coder.bit(first + 3 + before, int(value < 0))

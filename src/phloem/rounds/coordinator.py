@@ -7,7 +7,7 @@ which an engine may replace. Updates are folded one by one in sorted site order,
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,9 @@ from phloem.tensors import Array, Layout, State, state_digest
 from phloem.wire import frame as frames
 from phloem.wire.messages import PREFIX_BYTES, Item, Order, Reply, Status
 
+DIVERGED = "holds another state than the trunk"
+MOST_EXAMPLES = 1 << 40
+
 
 @dataclass(frozen=True, slots=True)
 class Received:
@@ -40,7 +43,11 @@ class Received:
 class RoundResult:
     """What one round did, in measured numbers.
 
-    `frame` is None when no update could be merged: the trunk stays where it is, in a round with an empty step.
+    Attributes:
+        accepted: the updates that were merged, in sorted site order; none in a round where nobody sent one.
+        refused: why the others were not.
+        frame: the trunk's step; without updates it carries only what the coordinator still owed.
+        attachments: what sites attached to their replies, where they did.
     """
 
     round: int
@@ -50,6 +57,7 @@ class RoundResult:
     chain: bytes
     state: str | None
     nmse_down: float
+    attachments: Mapping[str, bytes]
 
 
 @dataclass
@@ -80,17 +88,24 @@ class Coordinator:
         self._updates: dict[str, Received] = {}
         self._refused: dict[str, str] = {}
         self._asked: set[str] = set()
+        self._attachments: dict[str, bytes] = {}
         self._key_frame: bytes | None = None
 
     # -- down ------------------------------------------------------------------------------------------------
 
-    def orders(self, reachable: set[str], train: set[str]) -> dict[str, bytes]:
-        """One order for each reachable site, which brings it to the trunk's head; those in `train` train."""
+    def orders(
+        self, reachable: set[str], train: set[str], attachments: Mapping[str, bytes] | None = None
+    ) -> dict[str, bytes]:
+        """One order for each reachable site, which brings it to the trunk's head; those in `train` train.
+
+        `attachments` travel with the orders, opaque and counted as control.
+        """
         asked = train & reachable
         self.emit(events.RoundOpened(self.round, tuple(sorted(asked))))
         messages = {}
         for site in sorted(reachable):
             order = self._order(site, train=site in asked)
+            order = replace(order, attachment=(attachments or {}).get(site, b""))
             message = order.pack()
             digests = tuple(canonical.digest(item.frame) for item in order.items)
             self.emit(events.OrderSent(self.round, site, len(message), order.frame_bytes, digests))
@@ -130,7 +145,9 @@ class Coordinator:
         """Takes a reply in; gives the reason if its update is refused, None otherwise.
 
         Nothing that a site sends raises: a damaged, late, foreign or lying reply is refused by name, and the
-        round goes on without it.
+        round goes on without it. (A reason that begins with DIVERGED means that an honest site and the
+        coordinator decode differently; the engine decides whether that ends the run.) A site's number of
+        examples is taken at its word.
         """
         try:
             reply = Reply.unpack(message)
@@ -140,6 +157,8 @@ class Coordinator:
             return self._refuse(site, "the reply names another site")
         if reply.round > self.round or self.prefixes[reply.round] != reply.chain:
             return self._refuse(site, "trained on another trunk than ours")
+        if reply.attachment:
+            self._attachments[site] = reply.attachment
         reason, received = self._check(site, reply)
         if reason is not None:
             self._refuse(site, reason)
@@ -171,17 +190,12 @@ class Coordinator:
             return "sent an update without being asked to train", None
         if site in self._updates:
             return "sent a second update in one round", None
-        if len(reply.frame) > self.plan.max_frame_bytes or not 0 < reply.examples < 1 << 40:
-            return (
-                f"a frame of {len(reply.frame)} bytes for {reply.examples} examples is outside the plan",
-                None,
-            )
+        if not 0 < reply.examples < MOST_EXAMPLES:
+            return f"an update for {reply.examples} examples is outside the plan", None
         try:
-            parts = frames.unpack(reply.frame, self.layout)
+            self.plan.admit(reply.frame, self.layout)
         except FormatError as error:
             return f"damaged frame: {error}", None
-        if parts.is_key_frame or parts.codec.name not in self.plan.codecs:
-            return f"codec '{parts.codec.name}' or a key-frame is not in the plan", None
         return None, Received(site, reply.examples, reply.frame)
 
     # -- the merge -------------------------------------------------------------------------------------------
@@ -225,8 +239,9 @@ class Coordinator:
         self.emit(
             events.TrunkMoved(self.round, names, canonical.digest(frame), len(frame), chain.hex(), digest)
         )
+        lost = ef.nmse(in_flight.owed, decoded)
         result = RoundResult(
-            self.round, tuple(folded), refused, frame, chain, digest, ef.nmse(in_flight.owed, decoded)
+            self.round, tuple(folded), refused, frame, chain, digest, lost, self._attachments
         )
         self.state, self.residual, self.chain, self.digest = state, residual, chain, digest
         self.round += 1
@@ -235,6 +250,7 @@ class Coordinator:
         self.recent.append(frame)
         self._trim()
         self._updates, self._refused, self._asked, self._key_frame = {}, {}, set(), None
+        self._attachments = {}
         return result
 
     def _decoded(
@@ -274,6 +290,7 @@ class Coordinator:
             "prefixes": [prefix.hex() for prefix in self.prefixes],
             "bitmaps": [bitmap.hex() for bitmap in self.bitmaps],
             "recent": [len(frame) for frame in self.recent],
+            "timings": {site: [asdict(timing) for timing in past] for site, past in self.timings.items()},
         }
         arrays = {f"merge/{name}": array for name, array in self.merger.save().items()}
         if self.residual.owed is not None:
@@ -293,6 +310,4 @@ class Coordinator:
         self.prefixes = [bytes.fromhex(prefix) for prefix in facts["prefixes"]]
         self.bitmaps = [bytes.fromhex(bitmap) for bitmap in facts["bitmaps"]]
         self.recent = recent
-
-
-DIVERGED = "holds another state than the trunk"
+        self.timings = {site: tuple(Timing(**row) for row in past) for site, past in facts["timings"].items()}

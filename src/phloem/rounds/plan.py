@@ -14,9 +14,11 @@ from typing import Any
 from phloem import canonical
 from phloem.codecs.base import Codec
 from phloem.codecs.registry import BY_NAME, codec_from
-from phloem.errors import ConfigError
+from phloem.errors import ConfigError, FormatError
 from phloem.rounds.merge import MergeRule
 from phloem.tensors import Layout
+from phloem.wire import frame as frames
+from phloem.wire.frame import Frame
 
 VERSION = 0
 LARGEST_VALUE = 2.0**100  # in an update; anything above can only be an attack or a diverged site
@@ -121,9 +123,29 @@ class Plan:
             )
         return choice
 
+    def admit(self, frame: bytes, layout: Layout, *, key_frame: bool = False) -> Frame:
+        """The frame's parts, if it is whole and inside the limits; both ends ask before they decode.
+
+        Raises:
+            FormatError: too long, damaged, of a codec that the plan does not have, or of the wrong kind.
+        """
+        if len(frame) > self.max_frame_bytes:
+            raise FormatError(f"a frame of {len(frame)} bytes is outside the plan")
+        parts = frames.unpack(frame, layout)
+        if parts.is_key_frame != key_frame:
+            found, wanted = ("delta frame", "key-frame") if key_frame else ("key-frame", "delta frame")
+            raise FormatError(f"expected a {wanted}, found a {found}")
+        if parts.codec.name not in self.codecs:
+            raise FormatError(f"codec '{parts.codec.name}' is not in the plan")
+        return parts
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.sites)}
+
     def index(self, site: str) -> int:
         """The site's place in messages."""
-        return self.sites.index(site)
+        return self._places[site]
 
     def bitmap(self, names: set[str]) -> bytes:
         """The sites in `names` as one bit each, in the plan's order."""
@@ -131,9 +153,15 @@ class Plan:
         return bits.to_bytes(-(-len(self.sites) // 8), "little")
 
     def in_bitmap(self, bitmap: bytes, site: str) -> bool:
-        """Whether the bit of `site` is set."""
+        """Whether the bit of `site` is set.
+
+        Raises:
+            FormatError: the bitmap is longer or shorter than the plan's sites need.
+        """
+        if len(bitmap) != -(-len(self.sites) // 8):
+            raise FormatError(f"a list of {len(self.sites)} sites takes no {len(bitmap)} bytes")
         place = self.index(site)
-        return place // 8 < len(bitmap) and bool(bitmap[place // 8] >> place % 8 & 1)
+        return bool(bitmap[place // 8] >> place % 8 & 1)
 
     def compares_state_in(self, round_number: int) -> bool:
         """Whether both ends compare state digests before this round."""

@@ -19,7 +19,6 @@ from phloem.feedback import Residual
 from phloem.rounds import events
 from phloem.rounds.plan import LARGEST_VALUE, Choice, Plan, next_chain
 from phloem.tensors import Array, Layout, State, state_digest
-from phloem.wire import frame as frames
 from phloem.wire.messages import PREFIX_BYTES, Order, Reply, Status
 
 
@@ -30,6 +29,7 @@ class Work:
     round: int
     train: bool
     choice: Choice
+    attachment: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,13 @@ class Site:
         choice = self._choice(order)
         self.emit(events.StateReached(order.round, self.name, at.chain.hex(), digest))
         self.at, self._codec = replace(at, digest=digest), choice.codec
-        return Work(order.round, order.train and at.residual.sent is None, choice)
+        train = order.train and at.residual.sent is None
+        return Work(order.round, train, choice, order.attachment)
 
-    def reply(self, trained: State | None, examples: int = 0) -> bytes:
+    def reply(self, trained: State | None, examples: int = 0, attachment: bytes = b"") -> bytes:
         """The message that answers the last order: the update since then, or only where the site stands.
+
+        `attachment` travels with it, opaque and counted as control.
 
         An update with NaN or infinity is not sent: the reply says so, and the residual stays as it was.
 
@@ -99,7 +102,8 @@ class Site:
         """
         at = self.at
         digest = None if at.digest is None else bytes.fromhex(at.digest)[:PREFIX_BYTES]
-        reply = Reply(at.round, self.index, Status.SILENT, at.chain[:PREFIX_BYTES], digest)
+        chain = at.chain[:PREFIX_BYTES]
+        reply = Reply(at.round, self.index, Status.SILENT, chain, digest, attachment=attachment)
         if at.residual.sent is not None:
             again = replace(reply, status=Status.UPDATE, examples=at.examples, frame=at.residual.sent)
             return again.pack()
@@ -170,10 +174,7 @@ class Site:
                 raise StateError(
                     f"site '{self.name}' lacks the frames of rounds {at.round} to {round_number - 1}"
                 )
-            step = frames.unpack(item.frame, self.layout)
-            if step.is_key_frame:
-                raise FormatError("expected a delta frame, found a key-frame")
-            state = add(at.state, step.decode())
+            state = add(at.state, self.plan.admit(item.frame, self.layout).decode())
             chain = next_chain(at.chain, item.accepted, item.frame)
             at = Position(at.round + 1, chain, state, self._settled(at.residual, at.round, item.accepted))
         return at
@@ -182,11 +183,9 @@ class Site:
         item, at = order.items[0], self.at
         if order.round <= at.round:
             return at  # sent again; the update in flight must not be taken back for it
-        key = frames.unpack(item.frame, self.layout)
-        if not key.is_key_frame:
-            raise FormatError("expected a key-frame, found a delta frame")
+        key = self.plan.admit(item.frame, self.layout, key_frame=True)
         assert order.key_chain is not None
-        known = item.accepted if order.start == at.round else b""
+        known = item.accepted if order.start == at.round else self.plan.bitmap(set())
         residual = self._settled(at.residual, at.round, known)
         return Position(order.round, order.key_chain, self.layout.named(key.decode()), residual)
 

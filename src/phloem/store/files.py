@@ -10,6 +10,7 @@ moves only from the value that the writer read, under a lock that dies with its 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -44,8 +45,8 @@ class Store:
         """
         digest = canonical.digest(blob)
         path = self._path(digest)
-        if not path.exists():
-            with _in_words(f"a blob of {len(blob)} bytes in {self.root}"):
+        with _in_words(f"a blob of {len(blob)} bytes in {self.root}"):
+            if not path.exists() or path.read_bytes() != blob:  # a damaged one is put right
                 if not path.parent.exists():
                     path.parent.mkdir(exist_ok=True)
                     _sync(path.parent.parent)
@@ -146,5 +147,5 @@ def _in_words(what: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise NotFoundError(f"{what} does not exist") from error
     except OSError as error:
-        hint = "free some space and resume the run" if error.errno == 28 else None
+        hint = "free some space and resume the run" if error.errno == errno.ENOSPC else None
         raise StoreError(f"{what} could not be read or written: {error.strerror}", hint=hint) from error

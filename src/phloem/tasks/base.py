@@ -75,7 +75,9 @@ class Task(Protocol):
         """The trained state, the site's new memory, the samples it learned from, and metrics of one round.
 
         Neither `state` nor `memory` is written to. `memory` is empty at first, and is all that the next call
-        gets from this one. A shard too small to learn from returns the state as it was and 0 samples.
+        gets from this one: NumPy arrays of numbers by name (torch tensors become such; bfloat16, texts and
+        objects are refused). The samples are a whole number from 0 to below 2^40. A shard too small
+        to learn from returns the state as it was and 0 samples.
         """
         ...
 

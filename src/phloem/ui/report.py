@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from phloem.errors import StateError
-from phloem.job.directory import RunDirectory
+from phloem.job.directory import RunDirectory, reading
 from phloem.job.record import RoundRecord, read_summary
 from phloem.recipe import Recipe
 from phloem.ui.charts import error_chart, metric_charts, rate_chart, site_chart
@@ -36,7 +36,9 @@ def write_report(root: Path) -> None:
         raise StateError(
             f"{root}/rounds.jsonl has no rounds", hint="restore the file, or run the recipe again"
         )
-    directory.write("report.html", page(recipe, summary, runs).encode())
+    with reading(f"the record of the run in {root}"):
+        text = page(recipe, summary, runs)
+    directory.write("report.html", text.encode())
 
 
 def page(recipe: Recipe, summary: Mapping[str, Any], runs: Mapping[str, Sequence[RoundRecord]]) -> str:

@@ -151,8 +151,8 @@ def meaning(recipe: Recipe, summary: Mapping[str, Any]) -> Markup:
     line = f"{_bit_rate(link.up)} up, {_bit_rate(link.down)} down, {time_text(link.latency)} latency one way"
     lines = [
         "Bytes are measured: the length of every message that crossed the boundary between a site and "
-        "the coordinator, in both directions. Control is whatever is not a frame: plan digests, "
-        "acknowledgements, sample counts.",
+        "the coordinator, in both directions. Control is whatever is not a frame: chain and state prefixes, "
+        "lists of who was merged, sample counts.",
         f"The frames: {codecs_text(recipe)}. Every site makes the first state from the seed; it is not sent.",
         f"Simulated time is what these messages take on the recipe's links ({line}"
         + (f"; links of their own: {len(recipe.links)} of the sites" if recipe.links else "")

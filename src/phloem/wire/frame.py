@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import zstandard
 
-from phloem import varint
+from phloem import canonical, varint
 from phloem.codecs.base import Codec
 from phloem.codecs.ecsq import Ecsq
 from phloem.codecs.registry import codec_for_code
@@ -32,7 +32,9 @@ _MAGIC = 0xB0
 _KEY_FRAME = 0x40
 _WITH_LAYOUT = 0x80
 _CHECKSUM_BYTES = 4
-_LARGEST_LAYOUT_BYTES = 64 << 20
+# What a frame may bring along, so that a small one is not much work: canonical JSON before compression.
+_LARGEST_LAYOUT_BYTES = 4 << 20
+_MOST_TENSORS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def pack(
     """The frame that carries `arrays`.
 
     Raises:
-        ConfigError: a tensor holds NaN or infinity; it is named.
+        ConfigError: a tensor holds NaN or infinity; it is named. Or the layout is too large to go along.
     """
     broken = layout.first_non_finite(arrays)
     if broken is not None:
@@ -78,37 +80,48 @@ def pack(
     head = bytearray([_MAGIC + VERSION, codec.code | (_KEY_FRAME if key_frame else 0)])
     if with_layout:
         head[1] |= _WITH_LAYOUT
-        packed = zstandard.ZstdCompressor(level=19).compress(layout.to_json())
+        packed = zstandard.ZstdCompressor(level=19).compress(_carried_text(layout))
         head += varint.pack(len(packed)) + packed
     frame = bytes(head) + codec.encode(arrays, layout, guess)
-    return frame + _checksum(frame, layout)
+    return frame + _checksum(frame, layout.digest)
 
 
-def unpack(frame: bytes, layout: Layout | None = None) -> Frame:
+def unpack(frame: bytes, layout: Layout | None = None, *, max_parameters: int | None = None) -> Frame:
     """The frame's parts, after its checksum.
 
     Raises:
-        FormatError: truncated, altered, of another version, or made for another layout.
+        FormatError: truncated, altered, of another version, made for another layout, or for more than
+            `max_parameters`.
         ConfigError: the frame carries no layout and the caller gave none.
     """
     if len(frame) < 2 + _CHECKSUM_BYTES:
         raise FormatError(f"expected a frame, found only {len(frame)} bytes")
     if frame[0] != _MAGIC + VERSION:
         raise FormatError(f"expected a frame of version {VERSION}, found the first byte 0x{frame[0]:02x}")
-    start = 2
+    start, text = 2, None
     if frame[1] & _WITH_LAYOUT:
         size, start = varint.unpack(frame, start)
         if size > len(frame) - start - _CHECKSUM_BYTES:
             raise FormatError("the frame ends inside its layout")
-        carried = Layout.from_json(_decompress(frame[start : start + size]))
-        if layout is not None and carried.digest != layout.digest:
-            raise FormatError("the frame carries another layout than the one agreed")
-        layout, start = carried, start + size
-    if layout is None:
+        text, start = _decompress(frame[start : start + size]), start + size
+        digest = canonical.digest(text)
+    elif layout is None:
         raise ConfigError("the frame carries no layout", hint="pass the layout that both ends agreed on")
-    if _checksum(frame[:-_CHECKSUM_BYTES], layout) != frame[-_CHECKSUM_BYTES:]:
+    else:
+        digest = layout.digest
+    if _checksum(frame[:-_CHECKSUM_BYTES], digest) != frame[-_CHECKSUM_BYTES:]:
         raise FormatError(
             "the frame's checksum does not match: truncated, altered, or made for another layout"
+        )
+    if layout is None:
+        assert text is not None
+        layout = _read_layout(text)
+    elif layout.digest != digest:
+        raise FormatError("the frame carries another layout than the one agreed")
+    if max_parameters is not None and layout.size > max_parameters:
+        raise FormatError(
+            f"the frame claims {layout.size} parameters, more than {max_parameters}",
+            hint="raise max_parameters if you trust its sender",
         )
     codec = codec_for_code(frame[1] & 0x3F)
     return Frame(codec, layout, frame[start:-_CHECKSUM_BYTES], bool(frame[1] & _KEY_FRAME))
@@ -120,15 +133,33 @@ def step_of(frame: bytes, layout: Layout) -> float | None:
     return parts.codec.last_step(parts.body) if issubclass(parts.codec, Ecsq) else None
 
 
-def _checksum(frame: bytes, layout: Layout) -> bytes:
-    return zlib.crc32(frame, zlib.crc32(bytes.fromhex(layout.digest))).to_bytes(4, "little")
+def _checksum(frame: bytes, digest: str) -> bytes:
+    return zlib.crc32(frame, zlib.crc32(bytes.fromhex(digest))).to_bytes(4, "little")
+
+
+def _carried_text(layout: Layout) -> bytes:
+    text = layout.to_json()
+    if len(text) > _LARGEST_LAYOUT_BYTES or len(layout.specs) > _MOST_TENSORS:
+        raise ConfigError(
+            f"the layout has {len(layout.specs)} tensors in {len(text)} bytes; a frame carries at most "
+            f"{_MOST_TENSORS} in {_LARGEST_LAYOUT_BYTES >> 20} MiB",
+            hint="encode parts of the update",
+        )
+    return text
+
+
+def _read_layout(text: bytes) -> Layout:
+    layout = Layout.from_json(text)
+    if len(layout.specs) > _MOST_TENSORS:
+        raise FormatError(f"the frame carries a layout of more than {_MOST_TENSORS} tensors")
+    return layout
 
 
 def _decompress(packed: bytes) -> bytes:
     try:
         size = zstandard.get_frame_parameters(packed).content_size
         if size > _LARGEST_LAYOUT_BYTES:
-            raise FormatError("the frame claims a layout of more than 64 MiB")
+            raise FormatError("the frame claims a layout of more than 4 MiB")
         return zstandard.ZstdDecompressor().decompress(
             packed, max_output_size=_LARGEST_LAYOUT_BYTES, allow_extra_data=False
         )

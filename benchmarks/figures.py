@@ -1,0 +1,90 @@
+"""The table of figures in the README, made from `results/`; a test compares the two.
+
+python benchmarks/figures.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def result(name: str) -> dict[str, Any]:
+    """One committed result."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+    return found
+
+
+def times(spread: dict[str, float]) -> str:
+    """A factor with its range."""
+    return f"**{spread['median']:.0f}×** ({spread['min']:.0f} to {spread['max']:.0f})"
+
+
+def rounds(spread: dict[str, float]) -> str:
+    """A factor of rounds with its range."""
+    return f"{spread['median']:.2f}× ({spread['min']:.2f} to {spread['max']:.2f})"
+
+
+def interval(paired: dict[str, float], digits: int) -> str:
+    """A mean difference with its 95 % interval."""
+    mean, low, high = (f"{paired[key]:+.{digits}f}" for key in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})".replace("-", "−")
+
+
+def table() -> str:
+    """The figures as a Markdown table."""
+    digits, lm = result("digits"), result("code_lm_headline")
+    hospitals, banks = result("hospitals"), result("banks")
+    target, final = digits["to_target"], digits["final"]
+    lm_rounds = lm["rounds"]
+    rows = [
+        ("digits, bytes to 97 %, against fp32", times(target["fewer_bytes_than_fp32"]) + " fewer"),
+        ("digits, the same against bf16", times(target["fewer_bytes_than_bf16"]) + " fewer"),
+        ("digits, rounds to 97 %, against fp32", rounds(target["rounds_against_fp32"])),
+        (
+            f"digits, test accuracy after {final['rounds']} rounds minus fp32's, points",
+            interval(final["points_against_fp32"], 2),
+        ),
+        ("code-lm, bytes to dense DiLoCo's loss of round 30, fp32", times(lm["fewer_bytes"]) + " fewer"),
+        (
+            "code-lm, rounds it takes",
+            f"{lm_rounds['median']:.0f} ({lm_rounds['min']:.0f} to {lm_rounds['max']:.0f})",
+        ),
+        ("hospitals, test AUROC minus pooled training's", interval(hospitals["auroc_against_pooled"], 4)),
+        (
+            "hospitals, bytes against fp32 (1,025 parameters)",
+            times(hospitals["fewer_bytes_than_fp32"]) + " fewer",
+        ),
+        ("banks, test average precision minus pooled training's", interval(banks["against_pooled"], 3)),
+        ("banks, the same minus the best single bank's", interval(banks["against_best_single_bank"], 3)),
+        ("banks, bytes against fp32", times(banks["fewer_bytes_than_fp32"]) + " fewer"),
+    ]
+    lines = ["| figure | measured |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def frontier() -> str:
+    """The code-lm frontier as a Markdown table."""
+    found = result("code_lm_frontier")
+    dense = found["dense"]
+    lines = [
+        "| outer step | bits both ways | loss | MB | bytes to the dense loss |",
+        "|---|---|---|---|---|",
+        f"| Nesterov 0.7/0.9, fp32, 30 rounds | 32 | {dense['loss']:.3f} | {dense['total_bytes'] / 1e6:.0f} | 1 |",
+    ]
+    for row in found["rows"]:
+        fewer = row["fewer_bytes_to_dense_loss"]
+        reached = f"{fewer:.0f}× fewer, round {row['rounds_to_dense_loss']}" if fewer else "not reached"
+        name = {"sgd": "SGD 1.0", "nesterov": "Nesterov 0.7/0.9"}[row["outer"]]
+        lines.append(
+            f"| {name} | {row['bits']:g} | {row['loss']:.3f} | {row['total_bytes'] / 1e6:.1f} | {reached} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(table())
+    print(frontier())
