@@ -15,14 +15,13 @@ from phloem.engines.host import initial_state_of, load_task_of, plan_for, read_t
 from phloem.engines.local import LocalEngine
 from phloem.errors import ConfigError, StateError
 from phloem.job.directory import Marker, RunDirectory, claimed, reading
-from phloem.job.record import RoundRecord, read_summary
+from phloem.job.record import read_summary
 from phloem.job.runner import Run, Runner, data_digest
 from phloem.job.watch import Watcher
 from phloem.recipe import Recipe
 from phloem.rounds import events
 from phloem.rounds.coordinator import Coordinator
 from phloem.rounds.plan import Plan
-from phloem.tasks.checked import CheckedTask
 from phloem.tensors import Layout, State
 from phloem.wire import frame as frames
 
@@ -43,7 +42,8 @@ def start(
     with contextlib.closing(LocalEngine(recipe, emit)) as engine:
         directory = RunDirectory.create(root, recipe, plan, data_digest(task), claims)
         head = _genesis(directory, recipe, plan, state, data_digest(task))
-        return _drive(recipe, directory, task, Coordinator(plan, state, emit), watch, engine, [], head)
+        coordinator = Coordinator(plan, state, emit)
+        return Runner(recipe, directory, coordinator, engine, task, watch, [], head).run()
 
 
 def resume(
@@ -99,7 +99,7 @@ def _go_on(
         directory.keep_records([])
         head = _genesis(directory, original, plan, state, data)
         with contextlib.closing(LocalEngine(recipe, emit)) as engine:
-            return _drive(recipe, directory, task, coordinator, watch, engine, [], head)
+            return Runner(recipe, directory, coordinator, engine, task, watch, [], head).run()
     private = directory.private
     with reading(f"the snapshot of {root}"):
         records = directory.records()[: snapshot["round"]]
@@ -119,7 +119,7 @@ def _go_on(
     with contextlib.closing(LocalEngine(recipe, emit)) as engine:
         with reading(f"the snapshot of {root}"):
             engine.load(private, sites)
-        return _drive(recipe, directory, task, coordinator, watch, engine, records, head)
+        return Runner(recipe, directory, coordinator, engine, task, watch, records, head).run()
 
 
 def read(root: Path) -> Run:
@@ -162,16 +162,3 @@ def _genesis(directory: RunDirectory, recipe: Recipe, plan: Plan, state: State, 
         "chain": plan.genesis.hex(),
     }
     return directory.commit(None, content)
-
-
-def _drive(
-    recipe: Recipe,
-    directory: RunDirectory,
-    task: CheckedTask,
-    coordinator: Coordinator,
-    watch: Watcher,
-    engine: LocalEngine,
-    records: list[RoundRecord],
-    head: str | None,
-) -> Run:
-    return Runner(recipe, directory, coordinator, engine, task, watch, records, head).run()
