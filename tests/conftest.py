@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Generator
 
@@ -17,6 +18,11 @@ settings.register_profile("dev", derandomize=True, max_examples=40, **_SHARED)
 settings.register_profile("ci", derandomize=True, max_examples=150, **_SHARED)
 settings.register_profile("explore", max_examples=1000, **_SHARED)
 settings.load_profile("dev")
+
+# A test run started in the background may have Ctrl-C ignored, and would hand that down to the processes whose
+# Ctrl-C is tested.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _program(*names: str, ask: str = "--version") -> str | None:

@@ -448,3 +448,23 @@ def test_a_run_is_not_continued_with_other_data(tmp_path: Path, monkeypatch: pyt
         phloem.build(table(), resume=root)
     monkeypatch.setattr(tiny.Blobs, "data_digest", "0" * 64, raising=False)
     assert phloem.build(table(), resume=root).summary["data_digest"] == "0" * 64
+
+
+def test_torch_has_its_threads_back_after_a_run(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        phloem.build(table(rounds=1), out=tmp_path / "run")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_frames_of_a_catching_up_site_are_counted_one_by_one(tmp_path: Path) -> None:
+    away = {"count": 3, "away": [{"site": "site-1", "first": 1, "last": 2}]}
+    coarse = {"codec": "sign"}  # three of its frames are less than a key-frame
+    run = phloem.build(table(rounds=5, sites=away, up=coarse, down=coarse), out=tmp_path / "run")
+    assert [record.per_site["site-1"].frames_down for record in run.records] == [0, 0, 3, 1, 1]
+    rates = [record.bits_per_parameter_down for record in run.records]
+    assert min(rates) <= run.summary["bits_per_parameter_down"] <= max(rates)

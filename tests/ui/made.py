@@ -30,7 +30,7 @@ def rounds(
     """Rounds with these metrics; a site sends 100 bytes, gets 50 (times `scale`) and has 10 of control."""
     records = []
     for number, metric in enumerate(metrics):
-        per_site = {name: SiteRecord(100 * scale, 50 * scale, 10, 20, "accepted") for name in sites}
+        per_site = {name: SiteRecord(100 * scale, 50 * scale, 10, 20, "accepted", 1) for name in sites}
         count = len(sites)
         spent = (150 * scale + 10) * count
         records.append(

@@ -6,6 +6,7 @@ and gives bytes either way, and the result does not depend on which.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -52,11 +53,16 @@ def plan_for(recipe: Recipe, state: State) -> Plan:
     )
 
 
-def load_task_of(recipe: Recipe) -> CheckedTask:
-    """The recipe's task, its answers checked; torch, where it is used, gets one thread: sums have one order."""
+def load_task_of(recipe: Recipe, restore: contextlib.ExitStack | None = None) -> CheckedTask:
+    """The recipe's task, its answers checked; torch, where it is used, gets one thread: sums have one order.
+
+    `restore` gives torch its threads back when it closes.
+    """
     task = load_task(recipe.task_name, recipe.sites.all, recipe.seed, recipe.task_options)
     torch = sys.modules.get("torch")
     if torch is not None:
+        if restore is not None:
+            restore.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(1)
     return CheckedTask(task, recipe.task_name)
 

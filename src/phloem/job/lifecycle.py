@@ -34,7 +34,7 @@ def start(
     emit: events.Emit = events.ignore,
 ) -> Run:
     """A new run in `root`, to its end; the directory stays claimed until `claims` closes."""
-    task = load_task_of(recipe)
+    task = load_task_of(recipe, claims)
     state = initial_state_of(task, recipe)
     plan = plan_for(recipe, state)
     RunDirectory.check_free(root)
@@ -70,7 +70,7 @@ def resume(
     if (root / "summary.json").exists():
         directory.finish()  # it may have been killed at its very end
         return read(root)
-    return _go_on(directory, recipe, recipe if expect is None else expect, marker, watch, emit)
+    return _go_on(directory, recipe, recipe if expect is None else expect, marker, watch, claims, emit)
 
 
 def _go_on(
@@ -79,10 +79,11 @@ def _go_on(
     recipe: Recipe,
     marker: Marker,
     watch: Watcher,
+    claims: contextlib.ExitStack,
     emit: events.Emit,
 ) -> Run:
     root = directory.root
-    task = load_task_of(recipe)
+    task = load_task_of(recipe, claims)
     state = initial_state_of(task, recipe)
     plan = plan_for(recipe, state)
     data = data_digest(task)

@@ -30,6 +30,7 @@ class SiteRecord:
     control: int = 0
     examples: int = 0
     status: str = "idle"  # accepted · refused · silent · idle · away
+    frames_down: int = 0  # more than one where a site catches up
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -115,7 +116,7 @@ def summarize(
     target = recipe.rounds.target
     reached = next((r for r in records if target is not None and metric.reached(r.metric, target)), None)
     up_frames = sum(row.up > 0 for r in records for row in r.per_site.values())
-    down_frames = sum(row.down > 0 for r in records for row in r.per_site.values())
+    down_frames = sum(row.frames_down for r in records for row in r.per_site.values())
     bytes_up, bytes_down = sum(r.bytes_up for r in records), sum(r.bytes_down for r in records)
     control = sum(r.control_bytes for r in records)
     summary = {

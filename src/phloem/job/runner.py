@@ -151,7 +151,7 @@ class Runner:
     ) -> None:
         """Counts what crossed the boundary: `len` of every message, frames apart from the rest."""
         up_seconds = down_seconds = 0.0
-        frames_up = frames_down = 0
+        frames_up = 0
         record.per_site = {name: SiteRecord() for name in self.recipe.sites.all}
         for name, row in record.per_site.items():
             link = self.recipe.link_of(name)
@@ -179,9 +179,10 @@ class Runner:
                     order = Order.unpack(messages[name])
                     row.down += order.frame_bytes
                     row.control += len(messages[name]) - order.frame_bytes
-                    frames_down += len(order.items)
+                    row.frames_down += len(order.items)
                     down_seconds = max(down_seconds, link.down_seconds(len(messages[name])))
         rows = record.per_site.values()
+        frames_down = sum(row.frames_down for row in rows)
         record.bytes_up, record.bytes_down = sum(r.up for r in rows), sum(r.down for r in rows)
         record.control_bytes = sum(r.control for r in rows)
         size = self.layout.size
