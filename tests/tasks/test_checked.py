@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.exchange import Exchange
 from tests.tiny import table
 
 from phloem.engines.host import load_task_of
 from phloem.engines.local import LocalEngine
 from phloem.errors import ConfigError
 from phloem.recipe import load_recipe
-from phloem.rounds.coordinator import MOST_EXAMPLES as MOST_AT_THE_COORDINATOR
 from phloem.tasks.base import Metric, Task
-from phloem.tasks.checked import MOST_EXAMPLES, CheckedTask
+from phloem.tasks.checked import CheckedTask
+from phloem.wire.messages import MOST_EXAMPLES
 
 STATE = {"w": np.zeros(2, np.float32)}
 FIGURES = {"accuracy": 0.5}
@@ -176,8 +177,17 @@ def test_the_tasks_other_attributes_stay_in_reach() -> None:
     assert isinstance(load_task_of(load_recipe(table())), CheckedTask)
 
 
-def test_both_ends_have_the_same_bound_on_examples() -> None:
-    assert MOST_EXAMPLES == MOST_AT_THE_COORDINATOR
+@pytest.mark.parametrize("count", [MOST_EXAMPLES - 1, MOST_EXAMPLES])
+def test_the_task_and_the_coordinator_take_the_same_counts_of_examples(count: int) -> None:
+    exchange = Exchange(("ant",))
+    refused = exchange.round(examples=count).refused
+    if count < MOST_EXAMPLES:
+        assert trained((STATE, {}, count, {}))[2] == count
+        assert not refused
+    else:
+        with pytest.raises(ConfigError, match="examples"):
+            trained((STATE, {}, count, {}))
+        assert "outside the plan" in refused["ant"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -24,10 +24,9 @@ from phloem.rounds.plan import LARGEST_VALUE, Plan, next_chain
 from phloem.rounds.site import add
 from phloem.tensors import Array, Layout, State, state_digest
 from phloem.wire import frame as frames
-from phloem.wire.messages import PREFIX_BYTES, Item, Order, Reply, Status
+from phloem.wire.messages import MOST_EXAMPLES, PREFIX_BYTES, Item, Order, Reply, Status
 
 DIVERGED = "holds another state than the trunk"
-MOST_EXAMPLES = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,7 @@ import numpy as np
 from phloem.errors import ConfigError
 from phloem.tasks.base import Memory, Metric, Part, Task
 from phloem.tensors import Layout, State, as_float32
-
-MOST_EXAMPLES = 1 << 40
-"""The coordinator takes counts below this, so that a sum of weights stays exact."""
+from phloem.wire.messages import MOST_EXAMPLES
 
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _STORABLE = frozenset(("bool", *_INTEGERS, "float16", "float32", "float64", "complex64"))

@@ -23,6 +23,9 @@ from phloem import varint
 from phloem.errors import FormatError
 
 PREFIX_BYTES = 8
+MOST_EXAMPLES = (
+    1 << 40
+)  # counts stay below, so that a sum of weights is exact; the task and the coordinator both check
 CHAIN_BYTES = 32
 _ORDER, _REPLY = 0x10, 0x11
 _TRAIN, _STATE, _KEY = 0x01, 0x02, 0x04
