@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from phloem.codecs.base import Codec
+from phloem.codecs.base import Codec, Hints
 from phloem.errors import ConfigError
 from phloem.tensors import Array, Layout
 from phloem.wire import frame as frames
@@ -53,7 +53,7 @@ def send(
         owed = tuple(np.array(u) for u in update)  # copies: the caller may use its arrays again
     else:
         owed = _each(np.add, update, state.owed)
-    frame = frames.pack(codec, owed, layout, guess=state.step, with_layout=with_layout)
+    frame = frames.pack(codec, owed, layout, hints=Hints(guess=state.step), with_layout=with_layout)
     return frame, Residual(owed, frame, frames.step_of(frame, layout) or state.step)
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from phloem.codecs.base import Held
 from phloem.codecs.casts import BFloat16, NoCompression
 from phloem.codecs.registry import BY_CODE, BY_NAME, CODECS, codec_from
 from phloem.errors import ConfigError
@@ -79,7 +80,7 @@ class Careless(NoCompression):
     """Does not look at the length of a body, nor at its values."""
 
     @classmethod
-    def decode(cls, body: bytes, layout: Layout) -> list[Array]:
+    def decode(cls, body: bytes, layout: Layout, held: Held = None) -> list[Array]:
         vector = np.frombuffer((body + bytes(4 * layout.size))[: 4 * layout.size], "<f4").astype(np.float32)
         ends = np.cumsum([spec.size for spec in layout.specs])[:-1]
         parts = np.split(vector, ends)

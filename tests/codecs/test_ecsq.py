@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from phloem import kernels
-from phloem.codecs.base import Codec
+from phloem.codecs.base import Codec, Hints
 from phloem.codecs.ecsq import Ecsq
 from phloem.codecs.registry import codec_from
 from phloem.errors import ConfigError, FormatError
@@ -57,7 +57,7 @@ def test_bits_are_met(bits: float, kind: str, kernel: str) -> None:
 @pytest.mark.parametrize("guess", [1e-30, 1e-4, 0.01, 1.0, 1e20])
 def test_a_guess_far_off_does_no_harm(guess: float) -> None:
     layout, arrays = _update()
-    size = len(Ecsq(bits=0.5).encode(arrays, layout, guess=guess))
+    size = len(Ecsq(bits=0.5).encode(arrays, layout, Hints(guess=guess)))
     assert abs(8 * size / layout.size / 0.5 - 1) <= 0.02
 
 

@@ -3,9 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self, runtime_checkable
 
 from phloem.tensors import Array, Layout
+
+#: An earlier update of the same layout that sender and receiver both have, or None.
+Held = Sequence[Array] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What an encoder may know besides the update; a codec takes what it can use.
+
+    Attributes:
+        guess: an earlier quantiser step of the same sender, where the codec searches for one.
+        seed: where a codec's random numbers come from: the same seed gives the same bytes. Streams that both
+            ends need travel as a seed of their own, derived one way, so a frame does not tell the private ones.
+        held: an earlier decoded update that the receiver will pass to `decode` as well.
+    """
+
+    guess: float | None = None
+    seed: int = 0
+    held: Held = None
+
+
+NO_HINTS = Hints()
 
 
 @runtime_checkable
@@ -29,19 +52,16 @@ class Codec(Protocol):
     unbiased: ClassVar[bool]
     commutes_with_sum: ClassVar[bool]
 
-    def encode(self, arrays: Sequence[Array], layout: Layout, guess: float | None = None) -> bytes:
-        """The body of a frame that carries `arrays`, contiguous float32 in the layout's order.
-
-        `guess` is an earlier quantiser step of the same sender, where the codec searches for one.
-        """
+    def encode(self, arrays: Sequence[Array], layout: Layout, hints: Hints = NO_HINTS) -> bytes:
+        """The body of a frame that carries `arrays`, contiguous float32 in the layout's order."""
         ...
 
     @classmethod
-    def decode(cls, body: bytes, layout: Layout) -> list[Array]:
-        """The arrays that `body` carries; everything but the layout comes from the bytes.
+    def decode(cls, body: bytes, layout: Layout, held: Held = None) -> list[Array]:
+        """The arrays that `body` carries; everything but the layout and `held` comes from the bytes.
 
         Raises:
-            FormatError: the bytes do not describe an update of this layout.
+            FormatError: the bytes do not describe an update of this layout, or need another `held`.
         """
         ...
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from phloem.codecs.base import NO_HINTS, Held, Hints
 from phloem.codecs.config import FromConfig
 from phloem.codecs.split import exactly, join, require_finite, split
 from phloem.tensors import Array, Layout
@@ -31,12 +32,12 @@ class NoCompression(FromConfig):
     unbiased: ClassVar[bool] = True
     commutes_with_sum: ClassVar[bool] = True
 
-    def encode(self, arrays: Sequence[Array], layout: Layout, guess: float | None = None) -> bytes:
+    def encode(self, arrays: Sequence[Array], layout: Layout, hints: Hints = NO_HINTS) -> bytes:
         """The values, in layout order."""
         return join(arrays).astype("<f4", copy=False).tobytes()
 
     @classmethod
-    def decode(cls, body: bytes, layout: Layout) -> list[Array]:
+    def decode(cls, body: bytes, layout: Layout, held: Held = None) -> list[Array]:
         """The values again, bit for bit."""
         exactly(body, 4 * layout.size, cls.name)
         vector = np.frombuffer(body, dtype="<f4").astype(np.float32)
@@ -57,12 +58,12 @@ class BFloat16(FromConfig):
     unbiased: ClassVar[bool] = False
     commutes_with_sum: ClassVar[bool] = False
 
-    def encode(self, arrays: Sequence[Array], layout: Layout, guess: float | None = None) -> bytes:
+    def encode(self, arrays: Sequence[Array], layout: Layout, hints: Hints = NO_HINTS) -> bytes:
         """Two bytes per value."""
         return to_bf16(join(arrays)).astype("<u2", copy=False).tobytes()
 
     @classmethod
-    def decode(cls, body: bytes, layout: Layout) -> list[Array]:
+    def decode(cls, body: bytes, layout: Layout, held: Held = None) -> list[Array]:
         """The rounded values as float32."""
         exactly(body, 2 * layout.size, cls.name)
         vector = from_bf16(np.frombuffer(body, dtype="<u2"))

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from phloem import varint
+from phloem.codecs.base import NO_HINTS, Held, Hints
 from phloem.codecs.casts import from_bf16, to_bf16
 from phloem.codecs.config import FromConfig, check_number
 from phloem.codecs.split import exactly, join, require_finite, split
@@ -41,7 +42,7 @@ class Int8(FromConfig):
         if not isinstance(self.block, int):
             raise ConfigError(f"codec 'int8': 'block' must be a whole number, found {self.block!r}")
 
-    def encode(self, arrays: Sequence[Array], layout: Layout, guess: float | None = None) -> bytes:
+    def encode(self, arrays: Sequence[Array], layout: Layout, hints: Hints = NO_HINTS) -> bytes:
         """The block size, the scales, the integers."""
         vector = join(arrays)
         blocks = -(-vector.size // self.block)
@@ -64,7 +65,7 @@ class Int8(FromConfig):
         )
 
     @classmethod
-    def decode(cls, body: bytes, layout: Layout) -> list[Array]:
+    def decode(cls, body: bytes, layout: Layout, held: Held = None) -> list[Array]:
         """Integer × scale of its block."""
         block, start = varint.unpack(body, 0)
         if not 1 <= block <= 1 << 24:
@@ -100,7 +101,7 @@ class TopK(FromConfig):
     def __post_init__(self) -> None:
         check_number("codec 'topk'", "fraction", self.fraction, 1e-9, 1.0)
 
-    def encode(self, arrays: Sequence[Array], layout: Layout, guess: float | None = None) -> bytes:
+    def encode(self, arrays: Sequence[Array], layout: Layout, hints: Hints = NO_HINTS) -> bytes:
         """The number kept, their positions in order, their values."""
         vector = join(arrays)
         if vector.size >= 1 << 32:
@@ -118,7 +119,7 @@ class TopK(FromConfig):
         return body
 
     @classmethod
-    def decode(cls, body: bytes, layout: Layout) -> list[Array]:
+    def decode(cls, body: bytes, layout: Layout, held: Held = None) -> list[Array]:
         """Zeros, but for the values that were kept."""
         count, start = varint.unpack(body, 0)
         if count > layout.size:
@@ -146,14 +147,14 @@ class Sign(FromConfig):
     unbiased: ClassVar[bool] = False
     commutes_with_sum: ClassVar[bool] = False
 
-    def encode(self, arrays: Sequence[Array], layout: Layout, guess: float | None = None) -> bytes:
+    def encode(self, arrays: Sequence[Array], layout: Layout, hints: Hints = NO_HINTS) -> bytes:
         """One float32 scale per tensor, then the packed signs."""
         scales = [np.abs(array).mean(dtype=np.float64) if array.size else 0.0 for array in arrays]
         signs = np.packbits(np.signbit(join(arrays)) & (join(arrays) != 0), bitorder="little")
         return np.array(scales, "<f4").tobytes() + signs.tobytes()
 
     @classmethod
-    def decode(cls, body: bytes, layout: Layout) -> list[Array]:
+    def decode(cls, body: bytes, layout: Layout, held: Held = None) -> list[Array]:
         """Plus or minus the tensor's scale."""
         tensors = len(layout.specs)
         exactly(body, 4 * tensors + -(-layout.size // 8), cls.name)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from phloem.codecs.base import NO_HINTS, Held, Hints
 from phloem.codecs.config import FromConfig, check_number
 from phloem.codecs.ratecontrol import Sample, Trial, search
 from phloem.errors import ConfigError
@@ -67,13 +68,14 @@ class Ecsq(FromConfig):
         if self.effort != "fast":
             raise ConfigError(f"codec 'ecsq' has no effort {self.effort!r}", hint="version 0 has 'fast'")
 
-    def encode(self, arrays: Sequence[Array], layout: Layout, guess: float | None = None) -> bytes:
-        """The body of these tensors; `guess` is the step of a similar update, and saves encodes.
+    def encode(self, arrays: Sequence[Array], layout: Layout, hints: Hints = NO_HINTS) -> bytes:
+        """The body of these tensors; the hint `guess`, the step of a similar update, saves encodes.
 
         Raises:
             ConfigError: a tensor has a NaN or an infinity.
         """
         kernels = backend()
+        guess = hints.guess
         extent, broken = kernels.ecsq_extent(arrays)
         if broken >= 0:
             raise ConfigError(
@@ -135,7 +137,7 @@ class Ecsq(FromConfig):
         return search(attempt, guess, lambda: Sample(arrays).step_for_error(target), goal, 1.4, 0.012).body
 
     @classmethod
-    def decode(cls, body: bytes, layout: Layout) -> list[Array]:
+    def decode(cls, body: bytes, layout: Layout, held: Held = None) -> list[Array]:
         """The tensors of a body.
 
         Raises:

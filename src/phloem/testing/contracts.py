@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from phloem import canonical
-from phloem.codecs.base import Codec
+from phloem.codecs.base import Codec, Hints
 from phloem.errors import ConfigError, FormatError
 from phloem.seeds import generator
 from phloem.tensors import Array, Layout, state_digest
@@ -107,8 +107,10 @@ class CodecContract:
         layout = Layout.of(update)
         wanted = np.concatenate([array.reshape(-1) for array in layout.arrays(update)]).astype(np.float64)
         total, squares = np.zeros_like(wanted), np.zeros_like(wanted)
-        for _ in range(DRAWS):
-            arrays = self.codec.decode(self.codec.encode(layout.arrays(update), layout), layout)
+        for seed in range(DRAWS):
+            arrays = self.codec.decode(
+                self.codec.encode(layout.arrays(update), layout, Hints(seed=seed)), layout
+            )
             error = np.concatenate([array.reshape(-1) for array in arrays]).astype(np.float64) - wanted
             total += error
             squares += error * error

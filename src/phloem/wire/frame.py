@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import zstandard
 
 from phloem import canonical, varint
-from phloem.codecs.base import Codec
+from phloem.codecs.base import NO_HINTS, Codec, Held, Hints
 from phloem.codecs.ecsq import Ecsq
 from phloem.codecs.registry import codec_for_code
 from phloem.errors import ConfigError, FormatError
@@ -46,14 +46,14 @@ class Frame:
     body: bytes
     is_key_frame: bool
 
-    def decode(self) -> list[Array]:
-        """The update's (or state's) tensors, in layout order.
+    def decode(self, held: Held = None) -> list[Array]:
+        """The update's (or state's) tensors, in layout order; `held` as in `Codec.decode`.
 
         Raises:
             FormatError: the body is not one of this layout, or this machine cannot hold what it claims to be.
         """
         try:
-            return self.codec.decode(self.body, self.layout)
+            return self.codec.decode(self.body, self.layout, held)
         except MemoryError as error:
             raise FormatError(
                 f"the frame claims {self.layout.size} parameters, more than fit in memory"
@@ -67,7 +67,7 @@ def pack(
     *,
     key_frame: bool = False,
     with_layout: bool = False,
-    guess: float | None = None,
+    hints: Hints = NO_HINTS,
 ) -> bytes:
     """The frame that carries `arrays`.
 
@@ -82,7 +82,7 @@ def pack(
         head[1] |= _WITH_LAYOUT
         packed = zstandard.ZstdCompressor(level=19).compress(_carried_text(layout))
         head += varint.pack(len(packed)) + packed
-    frame = bytes(head) + codec.encode(arrays, layout, guess)
+    frame = bytes(head) + codec.encode(arrays, layout, hints)
     return frame + _checksum(frame, layout.digest)
 
 
