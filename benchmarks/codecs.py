@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 import rates
+import synthetic
 import updates
 from measuring import RESULTS, quiet, write
 
@@ -64,7 +65,14 @@ def _print_rates(found: dict[str, Any]) -> None:
                 print(f"{effort:9s} {setting:8s} {kind:5s} {row['mean']:6.3f} {' '.join(worst)}  {bands}")
 
 
-PARTS = {"rates": run_rates}
+def run_synthetic(options: argparse.Namespace) -> dict[str, Any]:
+    """Our distance to the ideal quantiser."""
+    answer = synthetic.distances(options.effort or rates.efforts())
+    print(*synthetic.table(answer), sep="\n")
+    return answer
+
+
+PARTS = {"rates": run_rates, "synthetic": run_synthetic}
 
 
 def main() -> None:
