@@ -33,12 +33,14 @@ class Source:
         moment: E[X; X > x].
         draw: n values from a generator.
         energy: E[X²; X > x], where the energy far out matters.
+        reach: where P(X > x) is under 1e-13, or the energy beyond is known.
     """
 
     tail: Callable[[Values], Values]
     moment: Callable[[Values], Values]
     draw: Callable[[np.random.Generator, int], Values]
     energy: Callable[[float], float] = lambda x: 0.0
+    reach: float = 25.0
 
 
 def _student_t3() -> Source:
@@ -54,6 +56,7 @@ def _student_t3() -> Source:
         lambda x: (1 + x * x) / 2 * math.sqrt(3) * law.pdf(math.sqrt(3) * x),
         lambda rng, n: rng.standard_t(3, n) / math.sqrt(3),
         energy,
+        reach=1000.0,
     )
 
 
@@ -68,6 +71,7 @@ def _half_power() -> Source:
         lambda x: special.gammaincc(2, np.sqrt(x / a)) / 2,
         lambda x: a * special.gamma(4) / special.gamma(2) * special.gammaincc(4, np.sqrt(x / a)) / 2,
         draw,
+        reach=120.0,
     )
 
 
@@ -86,17 +90,14 @@ SOURCES: Mapping[str, Source] = {
 
 
 def of_source(source: Source, step: float, dead_zone: float) -> tuple[float, float]:
-    """(bits, NMSE) of the ideal quantiser on the distribution."""
-    edges = step * (dead_zone + np.arange(_LEVELS))
-    tails = source.tail(edges)
-    moments = source.moment(edges)
-    used = int(np.searchsorted(-tails, -1e-13))
-    tails, moments = np.append(tails[:used], 0.0), np.append(moments[:used], 0.0)
-    chances = tails[:-1] - tails[1:]
-    sums = moments[:-1] - moments[1:]
-    energy = 2 * float(np.sum(np.divide(sums * sums, chances, out=np.zeros_like(sums), where=chances > 0)))
-    energy += 2 * source.energy(float(edges[min(used, _LEVELS - 1)]))
-    return _entropy(np.concatenate([[1 - 2 * tails[0]], chances, chances])), 1 - energy
+    """(bits, NMSE) of the ideal quantiser on the distribution; what lies beyond its reach is one exact level."""
+    edges = step * (dead_zone + np.arange(max(2, min(_LEVELS, int(source.reach / step)))))
+    tails, moments = source.tail(edges), source.moment(edges)
+    chances, sums = tails[:-1] - tails[1:], moments[:-1] - moments[1:]
+    energy = float(np.sum(np.divide(sums * sums, chances, out=np.zeros_like(sums), where=chances > 0)))
+    energy += source.energy(float(edges[-1]))
+    chances = np.append(chances, tails[-1])
+    return _entropy(np.concatenate([[1 - 2 * tails[0]], chances, chances])), 1 - 2 * energy
 
 
 class Sample:

@@ -16,8 +16,8 @@ from phloem.wire import frame as frames
 
 SIDE = 2048
 OURS = [2 ** (k / 2) for k in range(-14, 7)]  # steps ÷ rms, from about 8 bits to 0.01
-# Steps of the ideal curve, a fifth of an octave apart: on both ends beyond ours.
-GRID = [2 ** (k / 5) for k in range(-40, 25)]
+# Steps of the ideal curve, an eighth of an octave apart: on both ends beyond ours.
+GRID = [2 ** (k / 8) for k in range(-64, 40)]
 # research/codecs.md, table 1.3: NMSE of ideal ECSQ at 0.05, 0.1, 0.25, 0.5, 1, 2, 4 and 8 bits.
 PUBLISHED_BITS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8)
 PUBLISHED = {
