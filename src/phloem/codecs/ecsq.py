@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
 from phloem.codecs.base import NO_HINTS, Held, Hints
@@ -12,7 +13,7 @@ from phloem.codecs.config import FromConfig, check_number
 from phloem.codecs.ratecontrol import Sample, Trial, search
 from phloem.errors import ConfigError
 from phloem.kernels import Put, Step, backend
-from phloem.kernels.steps import read_head
+from phloem.kernels.steps import IMPORTANCE_REACH, read_head
 from phloem.tensors import Array, Layout
 
 #: A frame of fewer bytes carries nothing but overhead; smaller targets are raised to this.
@@ -21,6 +22,55 @@ _SMALLEST_TARGET = 24.0
 _FINE_FROM = 0.25
 #: From this many bits per parameter a sender finds its residual faster by quantising again than by decoding.
 _QUANTISE_AGAIN_FROM = 0.1
+
+
+@dataclass(frozen=True)
+class _Encode:
+    """Encodes of one update at any step: the step is fitted to the largest magnitude."""
+
+    arrays: Sequence[Array]
+    extent: float
+    importances: Sequence[int]
+
+    def body(self, step: Step) -> tuple[Step, bytes]:
+        """The fitted step and the body."""
+        finest = 2.0 ** (max(self.importances, default=0) / 4.0)
+        fitted = step.fitted(self.extent * max(1.0, 1.001 * finest) if self.importances else self.extent)
+        return fitted, backend().ecsq_encode(self.arrays, fitted, self.importances)
+
+
+def _weights(importance: Mapping[str, float], layout: Layout) -> list[float] | None:
+    """The weight of every tensor, or None where there are no importances."""
+    if not importance:
+        return None
+    return [
+        math.prod(weight for pattern, weight in sorted(importance.items()) if fnmatchcase(spec.name, pattern))
+        for spec in layout.specs
+    ]
+
+
+def _quarters(weights: Sequence[float] | None, layout: Layout) -> list[int]:
+    """By how many quarters of an octave every tensor's step is finer: 2 log2 of its weight, to the nearest."""
+    result = []
+    for weight, spec in zip(weights or (), layout.specs, strict=bool(weights)):
+        share, exponent = math.frexp(weight)  # no logarithm: the same on every machine
+        quarters = 2 * exponent - (2 if share < 2.0**-0.75 else 1 if share < 2.0**-0.25 else 0)
+        result.append(max(-IMPORTANCE_REACH, min(quarters, IMPORTANCE_REACH)) if spec.size else 0)
+    return result if any(result) else []
+
+
+def _energy(
+    arrays: Sequence[Array], others: Sequence[Array] | None, weights: Sequence[float] | None
+) -> float:
+    """The sum of squares of the arrays, or of differences; weighted by tensor where there are weights."""
+    kernels = backend()
+    if weights is None:
+        return kernels.ecsq_energy(arrays, others)
+    total = 0.0
+    for index, weight in enumerate(weights):
+        other = None if others is None else others[index : index + 1]
+        total += weight * kernels.ecsq_energy(arrays[index : index + 1], other)
+    return total
 
 
 @dataclass(frozen=True)
@@ -34,8 +84,12 @@ class Ecsq(FromConfig):
         step: the quantiser step; it is rounded to at most twelve significant bits.
         nmse: squared error divided by the update's energy, met within 2 %.
         effort: how hard the encoder works; version 0 has `fast`.
+        importance: weights of the squared error by patterns of tensor names (`*`, `?`, `[...]`), such as
+            {"head*": 4.0}; where several match, their product counts, and where none does, 1. A tensor of weight
+            w gets the step divided by √w, to the nearest quarter of an octave. `nmse` is then the weighted
+            error divided by the weighted energy.
 
-    Error bound: at most 1.6 steps per value (the step that the body names, see `last_step`).
+    Error bound: at most 1.6 steps per value (the step that the body names, see `last_step`; divided by √w).
 
     >>> import numpy as np
     >>> layout = Layout.of({"w": np.zeros(1000)})
@@ -49,6 +103,7 @@ class Ecsq(FromConfig):
     step: float | None = None
     nmse: float | None = None
     effort: Literal["fast"] = "fast"
+    importance: Mapping[str, float] = field(default_factory=dict)
 
     name: ClassVar[str] = "ecsq"
     code: ClassVar[int] = 1
@@ -69,6 +124,13 @@ class Ecsq(FromConfig):
         check_number("codec 'ecsq'", given[0], getattr(self, given[0]), low, high)
         if self.effort != "fast":
             raise ConfigError(f"codec 'ecsq' has no effort {self.effort!r}", hint="version 0 has 'fast'")
+        if not isinstance(self.importance, Mapping):
+            raise ConfigError(
+                f"codec 'ecsq': 'importance' must be a table, found {self.importance!r:.40}",
+                hint='for example importance = {"head*" = 4.0}',
+            )
+        for pattern, weight in self.importance.items():
+            check_number("codec 'ecsq'", f"importance.{pattern}", weight, 1e-6, 1e6)
 
     def encode(self, arrays: Sequence[Array], layout: Layout, hints: Hints = NO_HINTS) -> bytes:
         """The body of these tensors; the hint `guess`, the step of a similar update, saves encodes.
@@ -88,26 +150,24 @@ class Ecsq(FromConfig):
                 )
         if extent == 0.0:
             return kernels.ecsq_encode(arrays, Step.near(self.step or guess or 1.0))
+        weights = _weights(self.importance, layout)
+        encode = _Encode(arrays, extent, _quarters(weights, layout))
         if self.step is not None:
-            return kernels.ecsq_encode(arrays, Step.near(self.step).fitted(extent))
+            return encode.body(Step.near(self.step))[1]
         if guess is not None and not 0.0 < guess < math.inf:
             guess = None
         if self.nmse is not None:
-            return self._meet_error(arrays, layout, extent, guess, self.nmse)
-        return self._meet_size(arrays, layout, extent, guess)
+            return self._meet_error(encode, layout, weights, guess, self.nmse)
+        return self._meet_size(encode, layout, guess)
 
-    def _meet_size(
-        self, arrays: Sequence[Array], layout: Layout, extent: float, guess: float | None
-    ) -> bytes:
+    def _meet_size(self, encode: _Encode, layout: Layout, guess: float | None) -> bytes:
         assert self.bits is not None
         target = max(self.bits * layout.size / 8.0, _SMALLEST_TARGET)
         rate = 8.0 * target / layout.size
         tolerance = max(0.015 if rate >= _FINE_FROM else 0.04, 1.5 / target)
-        kernels = backend()
 
         def attempt(step: Step) -> Trial:
-            fitted = step.fitted(extent)
-            body = kernels.ecsq_encode(arrays, fitted)
+            fitted, body = encode.body(step)
             return Trial(fitted, body, math.log(len(body)))
 
         # d ln(size) / d log2(step): a bit per parameter at high rates, steeper as coefficients die out
@@ -115,7 +175,7 @@ class Ecsq(FromConfig):
         found = search(
             attempt,
             guess,
-            lambda: Sample(arrays).step_for_bits(rate),
+            lambda: Sample(encode.arrays).step_for_bits(rate),
             math.log(target),
             slope,
             tolerance,
@@ -124,17 +184,22 @@ class Ecsq(FromConfig):
         return found.body
 
     def _meet_error(
-        self, arrays: Sequence[Array], layout: Layout, extent: float, guess: float | None, nmse: float
+        self,
+        encode: _Encode,
+        layout: Layout,
+        weights: Sequence[float] | None,
+        guess: float | None,
+        nmse: float,
     ) -> bytes:
         kernels = backend()
-        energy = kernels.ecsq_energy(arrays)
+        arrays = encode.arrays
+        energy = _energy(arrays, None, weights)
         shapes = [spec.shape for spec in layout.specs]
         target = min(nmse, 0.999)
 
         def attempt(step: Step) -> Trial:
-            fitted = step.fitted(extent)
-            body = kernels.ecsq_encode(arrays, fitted)
-            share = kernels.ecsq_energy(arrays, kernels.ecsq_decode(body, shapes)) / energy
+            fitted, body = encode.body(step)
+            share = _energy(arrays, kernels.ecsq_decode(body, shapes), weights) / energy
             return Trial(fitted, body, math.log(max(share, 1e-300)) - math.log(max(1.0 - share, 1e-9)))
 
         goal = math.log(target) - math.log(1.0 - target)
