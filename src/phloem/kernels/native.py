@@ -10,12 +10,15 @@ import numpy.typing as npt
 from phloem.errors import ConfigError, FormatError
 from phloem.kernels import _native
 from phloem.kernels.decoder import Put, check_parts
+from phloem.kernels.logistic import logistic_tables
 from phloem.kernels.parts import partition
 from phloem.kernels.steps import FLAG_ALL_ZERO, FLAG_IMPORTANCE, Step, read_head, steps_of
-from phloem.kernels.tables import LADDER, tables
+from phloem.kernels.tables import LADDER, MAGNITUDE_HIGHEST, tables
 from phloem.kernels.threads import threads
 
 FloatArray = npt.NDArray[np.float32]
+IndexArray = npt.NDArray[np.int32]
+HeldArray = npt.NDArray[np.int8]
 
 NAME = "native"
 
@@ -106,6 +109,69 @@ def _pieces(shapes: tuple[tuple[int, ...], ...]) -> npt.NDArray[np.int64]:
     return np.array(partition(shapes), dtype=np.int64).reshape(-1, 4)
 
 
+def adaptive_centres(array: FloatArray, indices: IndexArray, step: Step, states: int) -> list[int]:
+    """Sums of |x| / step in 1024ths, and counts, of magnitudes one and two on either grid: eight numbers."""
+    inverse = np.float32(1.0) / np.float32(step.value)
+    return list(_native.adaptive_centres(array, indices, float(inverse), states))
+
+
+def adaptive_choose(
+    arrays: Sequence[FloatArray],
+    steps: Sequence[Step],
+    held: Sequence[HeldArray],
+    shapes: Sequence[tuple[int, int]],
+    mixing: bool,
+    highest: int,
+) -> tuple[bytes, list[IndexArray]]:
+    """The stream of indices that are chosen on the way, and the indices."""
+    indices = [np.empty(array.size, dtype=np.int32) for array in arrays]
+    inverses = [float(np.float32(1.0) / np.float32(step.value)) for step in steps]
+    data = _native.adaptive_pack(
+        list(arrays), inverses, indices, list(held), list(shapes), mixing, 0, highest
+    )
+    return bytes(data), indices
+
+
+def adaptive_pack(
+    indices: Sequence[IndexArray],
+    held: Sequence[HeldArray],
+    shapes: Sequence[tuple[int, int]],
+    mixing: bool,
+    states: int,
+) -> bytes:
+    """The stream of these indices."""
+    fields = (list(indices), list(held), list(shapes), mixing, states, MAGNITUDE_HIGHEST)
+    return bytes(_native.adaptive_pack([], [], *fields))
+
+
+def adaptive_unpack(
+    data: bytes,
+    held: Sequence[HeldArray],
+    shapes: Sequence[tuple[int, int]],
+    mixing: bool,
+    states: int,
+    highest: int,
+) -> list[IndexArray]:
+    """The indices of a stream.
+
+    Raises:
+        FormatError: the bytes are not a stream for these shapes, to the last bit.
+    """
+    indices = [np.empty(rows * columns, dtype=np.int32) for rows, columns in shapes]
+    try:
+        _native.adaptive_unpack(data, indices, list(held), list(shapes), mixing, states, highest)
+    except _native.FormatError as error:
+        raise FormatError(str(error), hint="The frame is damaged, or meant for another model.") from None
+    return indices
+
+
+def adaptive_values(
+    indices: IndexArray, states: int, values: FloatArray, step: Step, put: Put, out: FloatArray
+) -> None:
+    """Put decoded values into a flat array; `values` are those of magnitudes one and two, even and odd."""
+    _native.adaptive_values(indices, states, values, step.value, _PUTS.index(put), out)
+
+
 def simd_levels() -> tuple[str, ...]:
     """The SIMD levels of this processor, the lowest first; the highest is used."""
     return tuple(_native.simd_levels())
@@ -128,6 +194,10 @@ def _load() -> None:
         known.class_thresholds,
         known.class_offsets,
         np.array(LADDER, dtype=np.uint32),
+    )
+    logistic = logistic_tables()
+    _native.load_logistic_tables(
+        logistic.stretch_middle, logistic.stretch_tail, logistic.squash, logistic.log16, logistic.rates
     )
 
 
