@@ -22,12 +22,26 @@ its end, and together they are the body to the last byte.
 
 from __future__ import annotations
 
-from phloem.kernels.decoder import ecsq_decode, ecsq_decode_into, ecsq_subtract_encoded
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from phloem.kernels import adaptive, grid
+from phloem.kernels.decoder import Put, ecsq_decode, ecsq_decode_into, ecsq_subtract_encoded
 from phloem.kernels.encoder import ecsq_encode
+from phloem.kernels.grid import adaptive_centres
 from phloem.kernels.statistics import ecsq_energy, ecsq_extent, ecsq_extent_of_sum
+from phloem.kernels.steps import Step
+from phloem.kernels.tables import MAGNITUDE_HIGHEST
 
 __all__ = [
     "NAME",
+    "adaptive_centres",
+    "adaptive_choose",
+    "adaptive_pack",
+    "adaptive_unpack",
+    "adaptive_values",
     "ecsq_decode",
     "ecsq_decode_into",
     "ecsq_encode",
@@ -38,3 +52,59 @@ __all__ = [
 ]
 
 NAME = "reference"
+
+FloatArray = npt.NDArray[np.float32]
+IndexArray = npt.NDArray[np.int32]
+HeldArray = npt.NDArray[np.int8]
+
+
+def adaptive_choose(
+    arrays: Sequence[FloatArray],
+    steps: Sequence[Step],
+    held: Sequence[HeldArray],
+    shapes: Sequence[tuple[int, int]],
+    mixing: bool,
+    highest: int,
+) -> tuple[bytes, list[IndexArray]]:
+    """The stream of indices that are chosen on the way, and the indices."""
+    inverses = [np.float32(1.0) / np.float32(step.value) for step in steps]
+    return adaptive.choose_and_pack(arrays, inverses, held, shapes, mixing, highest)
+
+
+def adaptive_pack(
+    indices: Sequence[IndexArray],
+    held: Sequence[HeldArray],
+    shapes: Sequence[tuple[int, int]],
+    mixing: bool,
+    states: int,
+) -> bytes:
+    """The stream of these indices."""
+    return adaptive.pack(indices, held, shapes, mixing, states, MAGNITUDE_HIGHEST)
+
+
+def adaptive_unpack(
+    data: bytes,
+    held: Sequence[HeldArray],
+    shapes: Sequence[tuple[int, int]],
+    mixing: bool,
+    states: int,
+    highest: int,
+) -> list[IndexArray]:
+    """The indices of a stream.
+
+    Raises:
+        FormatError: the bytes are not a stream for these shapes, to the last bit.
+    """
+    return adaptive.unpack(data, held, shapes, mixing, states, highest)
+
+
+def adaptive_values(
+    indices: IndexArray, states: int, values: FloatArray, step: Step, put: Put, out: FloatArray
+) -> None:
+    """Put decoded values into a flat array; `values` are those of magnitudes one and two, even and odd."""
+    found = grid.decoded(indices, states, values, step)
+    if put == "store":
+        out[:] = found
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        (np.add if put == "add" else np.subtract)(out, found, out=out)
