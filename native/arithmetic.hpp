@@ -21,12 +21,13 @@ struct ArithmeticEnd {
   size_t bytes;
 };
 
-// The shortest end of a code word: the fewest leading bytes of a number in [low, low + range), the rest zeros.
+// The shortest end of a code word: the fewest bytes that stay in [low, low + range) whatever follows them. So no code
+// word is the beginning of another.
 inline ArithmeticEnd shortest_end(uint64_t low, uint64_t range) {
-  for (size_t bytes = 0;; ++bytes) {  // ends with five bytes at the latest, because the range is 2^32 or more
-    const uint64_t mask = bytes ? ~uint64_t{0} >> (8 * bytes) : ~uint64_t{0};
+  for (size_t bytes = 1;; ++bytes) {  // ends with five bytes at the latest, because the range is 2^32 or more
+    const uint64_t mask = ~uint64_t{0} >> (8 * bytes);
     const uint64_t value = (low + mask) & ~mask;  // may wrap around: a carry
-    if (value - low < range) return {value, bytes};
+    if (mask < range && value - low < range - mask) return {value, bytes};
   }
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from phloem.codecs.base import NO_HINTS, Held, Hints
 from phloem.codecs.config import FromConfig, check_number
 from phloem.codecs.ratecontrol import Sample, Trial, search
 from phloem.errors import ConfigError
-from phloem.kernels import Step, backend
+from phloem.kernels import Step, backend, efforts
 from phloem.kernels.steps import read_head
 from phloem.tensors import Array, Layout
+
+_log = logging.getLogger(__name__)
 
 #: A frame of fewer bytes carries nothing but overhead; smaller targets are raised to this.
 _SMALLEST_TARGET = 24.0
@@ -31,9 +34,11 @@ class Ecsq(FromConfig):
             never speak.
         step: the quantiser step; it is rounded to at most twelve significant bits.
         nmse: squared error divided by the update's energy, met within 2 %.
-        effort: how hard the encoder works; version 0 has `fast`.
+        effort: how hard the encoder works: `fast`, at memory speed; `balanced`, with probabilities that adapt;
+            `best`, with several contexts mixed, which alone makes use of the hint `held`.
 
-    Error bound: at most 1.6 steps per value (the step that the body names, see `last_step`).
+    Error bound: at most 1.6 steps per value with `fast` (the step that the body names, see `last_step`), at most 3
+    with the others.
 
     >>> import numpy as np
     >>> layout = Layout.of({"w": np.zeros(1000)})
@@ -46,7 +51,7 @@ class Ecsq(FromConfig):
     bits: float | None = None
     step: float | None = None
     nmse: float | None = None
-    effort: Literal["fast"] = "fast"
+    effort: Literal["fast", "balanced", "best"] = "fast"
 
     name: ClassVar[str] = "ecsq"
     code: ClassVar[int] = 1
@@ -65,8 +70,10 @@ class Ecsq(FromConfig):
         ranges = {"bits": (1e-6, 24.0), "step": (2.0**-124, 2.0**125), "nmse": (1e-12, 1.0)}
         low, high = ranges[given[0]]
         check_number("codec 'ecsq'", given[0], getattr(self, given[0]), low, high)
-        if self.effort != "fast":
-            raise ConfigError(f"codec 'ecsq' has no effort {self.effort!r}", hint="version 0 has 'fast'")
+        if self.effort not in ("fast", "balanced", "best"):
+            raise ConfigError(
+                f"codec 'ecsq' has no effort {self.effort!r}", hint="known: 'fast', 'balanced', 'best'"
+            )
 
     def encode(self, arrays: Sequence[Array], layout: Layout, hints: Hints = NO_HINTS) -> bytes:
         """The body of these tensors; the hint `guess`, the step of a similar update, saves encodes.
@@ -84,26 +91,33 @@ class Ecsq(FromConfig):
             )
         if extent == 0.0:
             return kernels.ecsq_encode(arrays, Step.near(self.step or guess or 1.0))
+        if self.effort == "best" and kernels.NAME == "reference":
+            _log.warning("effort 'best' without native kernels takes minutes per million parameters")
+        held = hints.held if self.effort == "best" else None
         if self.step is not None:
-            return kernels.ecsq_encode(arrays, Step.near(self.step).fitted(extent))
+            return self._body(arrays, Step.near(self.step).fitted(extent), held)
         if guess is not None and not 0.0 < guess < math.inf:
             guess = None
         if self.nmse is not None:
-            return self._meet_error(arrays, layout, extent, guess, self.nmse)
-        return self._meet_size(arrays, layout, extent, guess)
+            return self._meet_error(arrays, layout, extent, guess, self.nmse, held)
+        return self._meet_size(arrays, layout, extent, guess, held)
+
+    def _body(self, arrays: Sequence[Array], step: Step, held: Held) -> bytes:
+        if self.effort == "fast":
+            return backend().ecsq_encode(arrays, step)
+        return efforts.encode(backend(), arrays, step, self.effort, held=held)
 
     def _meet_size(
-        self, arrays: Sequence[Array], layout: Layout, extent: float, guess: float | None
+        self, arrays: Sequence[Array], layout: Layout, extent: float, guess: float | None, held: Held
     ) -> bytes:
         assert self.bits is not None
         target = max(self.bits * layout.size / 8.0, _SMALLEST_TARGET)
         rate = 8.0 * target / layout.size
         tolerance = max(0.015 if rate >= _FINE_FROM else 0.04, 1.5 / target)
-        kernels = backend()
 
         def attempt(step: Step) -> Trial:
             fitted = step.fitted(extent)
-            body = kernels.ecsq_encode(arrays, fitted)
+            body = self._body(arrays, fitted, held)
             return Trial(fitted, body, math.log(len(body)))
 
         # d ln(size) / d log2(step): a bit per parameter at high rates, steeper as coefficients die out
@@ -120,7 +134,13 @@ class Ecsq(FromConfig):
         return found.body
 
     def _meet_error(
-        self, arrays: Sequence[Array], layout: Layout, extent: float, guess: float | None, nmse: float
+        self,
+        arrays: Sequence[Array],
+        layout: Layout,
+        extent: float,
+        guess: float | None,
+        nmse: float,
+        held: Held,
     ) -> bytes:
         kernels = backend()
         energy = kernels.ecsq_energy(arrays)
@@ -129,8 +149,8 @@ class Ecsq(FromConfig):
 
         def attempt(step: Step) -> Trial:
             fitted = step.fitted(extent)
-            body = kernels.ecsq_encode(arrays, fitted)
-            share = kernels.ecsq_energy(arrays, kernels.ecsq_decode(body, shapes)) / energy
+            body = self._body(arrays, fitted, held)
+            share = kernels.ecsq_energy(arrays, kernels.ecsq_decode(body, shapes, held)) / energy
             return Trial(fitted, body, math.log(max(share, 1e-300)) - math.log(max(1.0 - share, 1e-9)))
 
         goal = math.log(target) - math.log(1.0 - target)
@@ -143,7 +163,7 @@ class Ecsq(FromConfig):
         Raises:
             FormatError: the bytes are not a body for this layout, to the last bit.
         """
-        return backend().ecsq_decode(body, [spec.shape for spec in layout.specs])
+        return backend().ecsq_decode(body, [spec.shape for spec in layout.specs], held)
 
     @staticmethod
     def last_step(body: bytes) -> float:

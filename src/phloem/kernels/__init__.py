@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from phloem.errors import ConfigError
 from phloem.kernels.decoder import Put
+from phloem.kernels.efforts import AdaptiveKernels, Held
 from phloem.kernels.steps import Step
 from phloem.kernels.threads import set_threads
 
@@ -28,7 +29,7 @@ _log = logging.getLogger(__name__)
 _chosen: list[Kernels] = []  # none or one
 
 
-class Kernels(Protocol):
+class Kernels(AdaptiveKernels, Protocol):
     """What both kernels offer. Arrays are C-contiguous float32; results are equal to the bit."""
 
     NAME: str
@@ -50,21 +51,23 @@ class Kernels(Protocol):
         """As `ecsq_extent`, of the float32 sums, which are written into `sums` (the arrays themselves, even)."""
         ...
 
-    def ecsq_encode(
-        self, arrays: Sequence[FloatArray], step: Step, importances: Sequence[int] = ()
-    ) -> bytes:
+    def ecsq_encode(self, arrays: Sequence[FloatArray], step: Step, importances: Sequence[int] = ()) -> bytes:
         """The body of these tensors at this step, finer by quarters of an octave where importances are given."""
         ...
 
-    def ecsq_decode(self, body: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> list[FloatArray]:
+    def ecsq_decode(
+        self, body: bytes | memoryview, shapes: Sequence[tuple[int, ...]], held: Held = None
+    ) -> list[FloatArray]:
         """The tensors of a body, or FormatError."""
         ...
 
-    def ecsq_decode_into(self, body: bytes | memoryview, arrays: Sequence[FloatArray], put: Put) -> None:
+    def ecsq_decode_into(
+        self, body: bytes | memoryview, arrays: Sequence[FloatArray], put: Put, held: Held = None
+    ) -> None:
         """Put the tensors of a body into arrays of zeros, or add or subtract them; or FormatError, nothing done."""
         ...
 
-    def ecsq_subtract_encoded(self, body: bytes, arrays: Sequence[FloatArray]) -> None:
+    def ecsq_subtract_encoded(self, body: bytes, arrays: Sequence[FloatArray], held: Held = None) -> None:
         """Subtract a body from the very arrays that it was encoded from: what its sender still owes."""
         ...
 

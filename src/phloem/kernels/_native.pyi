@@ -40,3 +40,44 @@ def decode(
     step: float,
     /,
 ) -> None: ...
+def load_logistic_tables(
+    stretch_middle: npt.NDArray[np.int16],
+    stretch_tail: npt.NDArray[np.int16],
+    squash: npt.NDArray[np.uint16],
+    log16: npt.NDArray[np.uint8],
+    rates: npt.NDArray[np.uint32],
+    /,
+) -> None: ...
+def adaptive_pack(
+    values: Sequence[npt.NDArray[np.float32]],
+    inverses: Sequence[float],
+    indices: Sequence[npt.NDArray[np.int32]],
+    held: Sequence[npt.NDArray[np.int8]],
+    shapes: Sequence[tuple[int, int]],
+    mixing: bool,
+    states: int,
+    highest: int,
+    /,
+) -> bytes: ...
+def adaptive_unpack(
+    body: bytes,
+    indices: Sequence[npt.NDArray[np.int32]],
+    held: Sequence[npt.NDArray[np.int8]],
+    shapes: Sequence[tuple[int, int]],
+    mixing: bool,
+    states: int,
+    highest: int,
+    /,
+) -> None: ...
+def adaptive_centres(
+    x: npt.NDArray[np.float32], indices: npt.NDArray[np.int32], inverse: float, states: int, /
+) -> list[int]: ...
+def adaptive_values(
+    indices: npt.NDArray[np.int32],
+    states: int,
+    values: npt.NDArray[np.float32],
+    step: float,
+    put: int,
+    out: npt.NDArray[np.float32],
+    /,
+) -> None: ...

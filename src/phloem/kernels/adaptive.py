@@ -280,9 +280,7 @@ class _Stream:
                 at = start + column
                 if column % 8 == 0:
                     row_log = around.row_log(column)
-                site = _Site(
-                    around, column, row_log, number, state >= self.odd_from, held[at] if held else 0
-                )
+                site = _Site(around, column, row_log, number, state >= self.odd_from, held[at] if held else 0)
                 if scaled is not None:
                     magnitude = self._choose(scaled[at], site)
                     indices[at] = -magnitude if negative[at] else magnitude

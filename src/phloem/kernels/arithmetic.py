@@ -8,9 +8,10 @@ encoder takes the value as an argument; the decoder ignores that argument and re
   when it is a one, the rest when it is a zero. A raw value of w bits (w at most 16) divides the range by 2**w.
   Whenever the range is below 2**32 afterwards, the upper word of `low` is written and both move up by 32 bits. A
   carry goes back into the words already written.
-* The end: of the numbers in [low, low + range) the one that needs the fewest leading bytes, the rest being
-  zeros. Beyond the last byte a decoder reads zeros, and it refuses data that do not end in exactly this way: it knows
-  `low`, the window of 64 bits that it looks at less its distance from it.
+* The end: the fewest bytes (one to five) that stay in [low, low + range) whatever follows them, the smallest such
+  number; so no code word is the beginning of another. Beyond the last byte a decoder reads zeros, and it refuses
+  data that do not end in exactly this way: it knows `low`, the window of 64 bits that it looks at less its distance
+  from it.
 
 Source: G. N. N. Martin, "Range encoding" (1979).
 """
@@ -26,12 +27,12 @@ _HINT = "The frame is cut short, altered, or meant for another model."
 
 
 def shortest_end(low: int, range_: int) -> tuple[int, int]:
-    """The number in [low, low + range) that ends in the most zero bytes (modulo 2**64), and its leading bytes."""
-    count = 0
+    """The fewest leading bytes that stay in [low, low + range) whatever follows: a number modulo 2**64, their count."""
+    count = 1
     while True:
         mask = _RANGE >> (8 * count)
         value = (low + mask) & ~mask
-        if value - low < range_:
+        if value - low + mask < range_:
             return value & _RANGE, count
         count += 1
 

@@ -1,9 +1,10 @@
 """Bodies of the efforts `balanced` and `best`: what stands around the adaptively coded indices.
 
 Bytes: the head (`steps`) with a model flag; where the flag says that an update both ends hold helps, its
-CRC-32 (big-endian, over the float32 values of all tensors in order, little-endian); where tensors have importances, the range
-coder's bytes with them (`side`); the centres of magnitudes one and two; then the parts of the update
-(`parts`), each a stream of `adaptive` that starts anew, preceded by its length as a varint unless it is the last.
+CRC-32 (big-endian, over the float32 values of all tensors in order, little-endian); where tensors have
+importances, the range coder's bytes with them (`side`); the centres of magnitudes one and two; then the parts of
+the update (`parts`), each a stream of `adaptive` that starts anew, preceded by its length as a varint unless it is
+the last.
 
 * A scalar quantiser's magnitudes one and two are decoded as (64 m + c) / 64 steps: two values c + 16 of six bits in
   two bytes, big-endian, the upper four bits zero.
@@ -43,17 +44,19 @@ from phloem.kernels.steps import (
     read_head,
     steps_of,
 )
-from phloem.kernels.tables import CENTROID_LOWEST, MAGNITUDE_HIGHEST
+from phloem.kernels.tables import CENTROID_LOWEST
 from phloem.kernels.threads import threads
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int32]
 HeldArray = npt.NDArray[np.int8]
 Effort = Literal["balanced", "best"]
+#: An update of the same shapes that both ends have, or None.
+Held = Sequence[FloatArray] | None
 Put = Literal["store", "add", "subtract"]
 T = TypeVar("T")
 
-#: States of the dependent quantiser that an encoder of `best` uses.
+#: States of the dependent quantiser.
 STATES = 8
 _HINT = "The frame is cut short, altered, or meant for another model."
 #: Positions on the grid of magnitudes one and two: even, then odd.
@@ -73,10 +76,6 @@ class AdaptiveKernels(Protocol):
         highest: int,
     ) -> tuple[bytes, list[IndexArray]]:
         """The stream of indices that are chosen on the way, with the scalar quantiser, and the indices."""
-        ...
-
-    def trellis_quantise(self, arrays: Sequence[FloatArray], step: Step, states: int) -> list[IndexArray]:
-        """The dependent quantiser's indices, one flat array per matrix."""
         ...
 
     def adaptive_centres(self, array: FloatArray, indices: IndexArray, step: Step, states: int) -> list[int]:
@@ -146,28 +145,25 @@ def encode(
     step: Step,
     effort: Effort,
     *,
-    states: int = 0,
     importances: Sequence[int] = (),
-    held: Sequence[FloatArray] | None = None,
+    held: Held = None,
 ) -> bytes:
-    """The body of these tensors at this step: of the grid, where the quantiser is dependent (`states` not 0).
+    """The body of these tensors at this step, with the scalar quantiser.
 
-    Error bound: |x - decoded| is at most 2.2 of the tensor's steps, for magnitudes that the step was fitted to.
+    Error bound: |x - decoded| is at most 3 of the tensor's steps, for magnitudes that the step was fitted to: zero
+    is chosen before m where the m (2 |x| - m) squared steps saved weigh less than 52 bits at most, and centres
+    are off by 0.75.
     """
     plan = _Plan.of(tuple(array.shape for array in arrays), step, importances)
     flat = [array.reshape(-1) for array in arrays]
     mixing = effort == "best"
     known = held if mixing else None
     cut = [[flat[piece.tensor][piece.start : piece.stop] for piece in part] for part in plan.pieces]
-    dependent = _dependent(kernels, plan, cut, states, bool(importances)) if states else None
 
     def pack(number: int) -> tuple[bytes, list[IndexArray]]:
         part = plan.pieces[number]
-        near = [_held_positions(known, piece, plan, states) for piece in part] if known is not None else []
+        near = [_held_positions(known, piece, plan, 0) for piece in part] if known is not None else []
         blocks = [plan.block(piece) for piece in part]
-        if dependent is not None:
-            own = dependent[number]
-            return kernels.adaptive_pack(own, near, blocks, mixing, states), own
         steps = [plan.steps[piece.tensor] for piece in part]
         return kernels.adaptive_choose(cut[number], steps, near, blocks, mixing, plan.highest)
 
@@ -176,7 +172,7 @@ def encode(
     if not any(one.any() for own in indices for one in own):
         return step.pack(FLAG_ALL_ZERO)
     flags = (FLAG_BEST if mixing else FLAG_BALANCED) | (FLAG_HELD if known is not None else 0)
-    flags |= (FLAG_DEPENDENT if states else 0) | (FLAG_IMPORTANCE if importances else 0)
+    flags |= FLAG_IMPORTANCE if importances else 0
     body = [step.pack(flags)]
     if known is not None:
         body.append(_check_of(known))
@@ -184,7 +180,7 @@ def encode(
         coder = RangeEncoder(CONTEXTS)
         code_importances(coder, [Shape.of(shape) for shape in plan.shapes], importances)
         body.append(coder.finish())
-    body.append(_pack_centres(_centres(kernels, plan, cut, indices, states), states))
+    body.append(_pack_centres(_centres(kernels, plan, cut, indices, 0), 0))
     for number, (stream, _) in enumerate(packed):
         if number + 1 < len(packed):
             body.append(varint.pack(len(stream)))
@@ -197,7 +193,7 @@ def decode_into(
     body: bytes,
     arrays: Sequence[FloatArray],
     put: Put,
-    held: Sequence[FloatArray] | None = None,
+    held: Held = None,
 ) -> None:
     """Put the tensors of a body of these efforts into arrays of zeros, or add them, or subtract them, in float32.
 
@@ -246,24 +242,6 @@ def decode_into(
             own = plan.steps[piece.tensor]
             out = arrays[piece.tensor].reshape(-1)[piece.start : piece.stop]
             kernels.adaptive_values(indices, states, _small_values(centres, own, states), own, put, out)
-
-
-def _dependent(
-    kernels: AdaptiveKernels, plan: _Plan, cut: Sequence[Sequence[FloatArray]], states: int, weighted: bool
-) -> list[list[IndexArray]]:
-    """The dependent quantiser's indices by part; its rates are shared by all tensors of one step."""
-    pieces = [piece for part in plan.pieces for piece in part]
-    flat = [array for part in cut for array in part]
-    matrices = [array.reshape(plan.block(piece)) for array, piece in zip(flat, pieces, strict=True)]
-    if weighted:
-        found = [
-            kernels.trellis_quantise([one], plan.steps[piece.tensor], states)[0]
-            for one, piece in zip(matrices, pieces, strict=True)
-        ]
-    else:
-        found = kernels.trellis_quantise(matrices, plan.steps[0], states) if matrices else []
-    rest = iter(found)
-    return [[next(rest) for _ in part] for part in plan.pieces]
 
 
 def _centres(
@@ -334,9 +312,7 @@ def _check_of(held: Sequence[FloatArray]) -> bytes:
     return check.to_bytes(4, "big")
 
 
-def _matching(
-    held: Sequence[FloatArray] | None, shapes: tuple[tuple[int, ...], ...], check: bytes
-) -> Sequence[FloatArray]:
+def _matching(held: Held, shapes: tuple[tuple[int, ...], ...], check: bytes) -> Sequence[FloatArray]:
     """The update that both ends hold, if it is the one that the sender held."""
     if held is None:
         raise FormatError(
@@ -367,7 +343,3 @@ def _each(function: Callable[..., T], jobs: Sequence[object]) -> list[T]:
         return [function(job) for job in jobs]
     with ThreadPoolExecutor(min(threads(), len(jobs))) as pool:
         return list(pool.map(function, jobs))
-
-
-#: Largest index of the scalar quantiser; the dependent one's positions stay below it too.
-INDEX_HIGHEST = MAGNITUDE_HIGHEST

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from phloem.errors import ConfigError, FormatError
-from phloem.kernels import _native
+from phloem.kernels import _native, efforts
 from phloem.kernels.decoder import Put, check_parts
+from phloem.kernels.efforts import AdaptiveKernels, Held
 from phloem.kernels.logistic import logistic_tables
 from phloem.kernels.parts import partition
-from phloem.kernels.steps import FLAG_ALL_ZERO, FLAG_IMPORTANCE, Step, read_head, steps_of
+from phloem.kernels.steps import FLAG_ALL_ZERO, FLAG_IMPORTANCE, MODEL_FLAGS, Step, read_head, steps_of
 from phloem.kernels.tables import LADDER, MAGNITUDE_HIGHEST, tables
 from phloem.kernels.threads import threads
 
@@ -53,18 +56,22 @@ def ecsq_encode(arrays: Sequence[FloatArray], step: Step, importances: Sequence[
     return bytes(_native.encode(list(arrays), pieces, *fields))
 
 
-def ecsq_decode(body: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> list[FloatArray]:
+def ecsq_decode(
+    body: bytes | memoryview, shapes: Sequence[tuple[int, ...]], held: Held = None
+) -> list[FloatArray]:
     """The tensors of a body.
 
     Raises:
         FormatError: the bytes are not a body for these shapes, to the last bit.
     """
     arrays = [np.zeros(shape, dtype=np.float32) for shape in shapes]
-    ecsq_decode_into(body, arrays, "store")
+    ecsq_decode_into(body, arrays, "store", held)
     return arrays
 
 
-def ecsq_decode_into(body: bytes | memoryview, arrays: Sequence[FloatArray], put: Put) -> None:
+def ecsq_decode_into(
+    body: bytes | memoryview, arrays: Sequence[FloatArray], put: Put, held: Held = None
+) -> None:
     """Put the tensors of a body into arrays of zeros, or add them to arrays, or subtract them, in float32.
 
     Raises:
@@ -78,14 +85,23 @@ def ecsq_decode_into(body: bytes | memoryview, arrays: Sequence[FloatArray], put
         for array in arrays if put == "add" else ():
             np.add(array, np.float32(0), out=array)  # a negative zero becomes a positive one
         return
+    if flags & MODEL_FLAGS:
+        efforts.decode_into(_this(), data, arrays, put, held)
+        return
     _call(_native.decode, data, arrays, step, flags, _PUTS.index(put), threads())
 
 
-def ecsq_subtract_encoded(body: bytes, arrays: Sequence[FloatArray]) -> None:
+def ecsq_subtract_encoded(body: bytes, arrays: Sequence[FloatArray], held: Held = None) -> None:
     """Subtract a body from the very arrays that it was encoded from: what its sender still owes."""
     step, flags = read_head(body)
-    if flags != FLAG_ALL_ZERO:
+    if flags & MODEL_FLAGS:
+        efforts.decode_into(_this(), body, arrays, "subtract", held)
+    elif flags != FLAG_ALL_ZERO:
         _call(_native.subtract_encoded, body, arrays, step, flags, threads())
+
+
+def _this() -> AdaptiveKernels:
+    return cast(AdaptiveKernels, sys.modules[__name__])
 
 
 def _call(

@@ -22,17 +22,20 @@ its end, and together they are the body to the last byte.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from phloem.kernels import adaptive, grid
-from phloem.kernels.decoder import Put, ecsq_decode, ecsq_decode_into, ecsq_subtract_encoded
+from phloem.kernels import adaptive, decoder, efforts, grid
+from phloem.kernels.decoder import Put
+from phloem.kernels.efforts import AdaptiveKernels, Held
 from phloem.kernels.encoder import ecsq_encode
 from phloem.kernels.grid import adaptive_centres
 from phloem.kernels.statistics import ecsq_energy, ecsq_extent, ecsq_extent_of_sum
-from phloem.kernels.steps import Step
+from phloem.kernels.steps import MODEL_FLAGS, STEP_BYTES, Step, read_head
 from phloem.kernels.tables import MAGNITUDE_HIGHEST
 
 __all__ = [
@@ -56,6 +59,39 @@ NAME = "reference"
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int32]
 HeldArray = npt.NDArray[np.int8]
+
+
+def ecsq_decode(
+    body: bytes | memoryview, shapes: Sequence[tuple[int, ...]], held: Held = None
+) -> list[FloatArray]:
+    """The tensors of a body.
+
+    Raises:
+        FormatError: the bytes are not a body for these shapes, to the last bit.
+    """
+    arrays = [np.zeros(shape, dtype=np.float32) for shape in shapes]
+    ecsq_decode_into(body, arrays, "store", held)
+    return arrays
+
+
+def ecsq_decode_into(
+    body: bytes | memoryview, arrays: Sequence[FloatArray], put: Put, held: Held = None
+) -> None:
+    """Put the tensors of a body into arrays of zeros, or add them to arrays, or subtract them, in float32.
+
+    Raises:
+        FormatError: the bytes are not a body for these shapes, to the last bit; the arrays are as before.
+    """
+    if read_head(bytes(body[:STEP_BYTES]))[1] & MODEL_FLAGS:
+        this = cast(AdaptiveKernels, sys.modules[__name__])
+        efforts.decode_into(this, bytes(body), arrays, put, held)
+    else:
+        decoder.ecsq_decode_into(body, arrays, put)
+
+
+def ecsq_subtract_encoded(body: bytes, arrays: Sequence[FloatArray], held: Held = None) -> None:
+    """Subtract a body from the very arrays that it was encoded from: what its sender still owes."""
+    ecsq_decode_into(body, arrays, "subtract", held)
 
 
 def adaptive_choose(

@@ -136,7 +136,9 @@ def read_head(data: bytes) -> tuple[Step, int]:
     except ConfigError as error:
         raise FormatError(error.message, hint=_HINT) from None
     flags = number & 31
-    if (flags & FLAG_ALL_ZERO and flags != FLAG_ALL_ZERO) or (flags & FLAG_DEPENDENT and not flags & MODEL_FLAGS):
+    if (flags & FLAG_ALL_ZERO and flags != FLAG_ALL_ZERO) or (
+        flags & FLAG_DEPENDENT and not flags & MODEL_FLAGS
+    ):
         raise FormatError(f"The body has unknown flags {flags:#x}.", hint=_HINT)
     if flags == FLAG_ALL_ZERO and len(data) != STEP_BYTES:
         raise FormatError(f"{len(data) - STEP_BYTES} bytes follow an all-zero body.", hint=_HINT)
