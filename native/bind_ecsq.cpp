@@ -176,11 +176,14 @@ void bind_ecsq(nb::module_& m) {
                       copy(class_offsets), copy(ladder)};
         });
   m.def("extent", py_extent);
-  m.def("extent_of_sum", py_extent_of_sum);
+  // what is written into must be the caller's array, never a converted copy
+  m.def("extent_of_sum", py_extent_of_sum, nb::arg("arrays"), nb::arg("others"), nb::arg("sums").noconvert());
   m.def("energy", py_energy);
   m.def("encode", py_encode);
-  m.def("decode", py_decode);
-  m.def("subtract_encoded", py_subtract_encoded);
+  m.def("decode", py_decode, nb::arg("body"), nb::arg("arrays").noconvert(), nb::arg("pieces"),
+        nb::arg("significand"), nb::arg("exponent"), nb::arg("weighted"), nb::arg("put"), nb::arg("threads"));
+  m.def("subtract_encoded", py_subtract_encoded, nb::arg("body"), nb::arg("arrays").noconvert(), nb::arg("pieces"),
+        nb::arg("significand"), nb::arg("exponent"), nb::arg("weighted"), nb::arg("threads"));
 }
 
 }  // namespace phloem

@@ -58,34 +58,52 @@ class Buffer {
 class BitWriter {
  public:
   // Makes room for so many bits more.
-  void reserve(uint64_t bits) { words_.reserve(words_.size() + bits / 64 + 2); }
-  // Appends the `width` low bits of `value`, whose other bits are zero; width is at most 64.
-  void put(uint64_t value, int width) {
+  void reserve(uint64_t bits) { bytes_.reserve(size_ + bits / 8 + 24); }
+  // Appends the `width` low bits of `value`, whose other bits are zero; width is at most 56. There must be room.
+  void put_reserved(uint64_t value, int width) {
     held_ |= value << count_;
-    const int total = count_ + width;
-    if (total >= 64) {
-      words_.push_back(held_);
-      held_ = count_ ? value >> (64 - count_) : 0;
-      count_ = total - 64;
-    } else {
-      count_ = total;
-    }
+    std::memcpy(bytes_.data() + size_, &held_, 8);
+    count_ += width;
+    size_ += static_cast<size_t>(count_) >> 3;
+    held_ >>= count_ & 0x38;
+    count_ &= 7;
+  }
+  void put(uint64_t value, int width) {
+    reserve(64);
+    put_reserved(value, width);
+  }
+  // Appends up to 64 bits. There must be room.
+  void put_word_reserved(uint64_t value, int width) {
+    const int low = width < 32 ? width : 32;
+    put_reserved(value & 0xffffffffu, low);
+    put_reserved(value >> 32, width - low);
   }
   void append(const BitWriter& other) {
-    reserve(other.bits());
-    for (const uint64_t word : other.words_) put(word, 64);
-    if (other.count_) put(other.held_, other.count_);
+    reserve(other.size_ * 8 + 64);
+    size_t at = 0;
+    if (count_ == 0) {
+      if (other.size_) std::memcpy(bytes_.data() + size_, other.bytes_.data(), other.size_);
+      size_ += other.size_;
+      at = other.size_;
+    }
+    for (; at + 7 <= other.size_; at += 7) {
+      uint64_t seven = 0;
+      std::memcpy(&seven, other.bytes_.data() + at, 7);
+      put_reserved(seven, 56);
+    }
+    for (; at < other.size_; ++at) put_reserved(other.bytes_[at], 8);
+    if (other.count_) put_reserved(other.held_, other.count_);
   }
-  uint64_t bits() const { return words_.size() * 64 + static_cast<uint64_t>(count_); }
   void finish(std::string& out) const {
-    if (!words_.empty()) out.append(reinterpret_cast<const char*>(words_.data()), words_.size() * 8);
-    out.append(reinterpret_cast<const char*>(&held_), static_cast<size_t>(count_ + 7) / 8);
+    if (size_) out.append(reinterpret_cast<const char*>(bytes_.data()), size_);
+    if (count_) out.push_back(static_cast<char>(held_));
   }
 
  private:
-  Buffer<uint64_t> words_;
+  Buffer<uint8_t> bytes_;
+  size_t size_ = 0;  // whole bytes; the buffer has more room
   uint64_t held_ = 0;
-  int count_ = 0;
+  int count_ = 0;  // bits that are held: fewer than eight
 };
 
 // Reads from data that is followed by at least sixteen readable bytes; the caller checks the total first.

@@ -42,8 +42,8 @@ struct Scratch {
   std::array<int32_t, kChunk> magnitudes;
   std::array<uint8_t, kChunk> small, negative;
   std::array<uint32_t, kChunk> hits;
-  std::array<uint64_t, kChunk / 64> words;
-  std::array<uint8_t, kChunk / 64> widths;
+  std::array<uint64_t, kChunk> fields;
+  std::array<uint8_t, kChunk> widths;
 };
 
 // A part on its way: streams, then bytes.
@@ -86,7 +86,7 @@ class PartEncoder {
     for (uint32_t gap : part.gaps) {
       for (; gap >= block; gap -= block) part.gap_tokens.push_back(kGapRepeat);
       part.gap_tokens.push_back(static_cast<uint8_t>(gap >> shift));
-      part.gap_bits.put(gap & low, shift);
+      part.gap_bits.put_reserved(gap & low, shift);
     }
   }
 
@@ -165,48 +165,29 @@ class PartEncoder {
       }
       into.seen += static_cast<int64_t>(n);
       put_signs(n, into.signs, scratch);
-      if (low) {
-        put_with_low_bits(n, low, tokens, into.extra, scratch);
-      } else if (found.largest < 8) {
+      if (low == 0 && found.largest < 8) {
         std::copy_n(scratch.small.data(), n, tokens);
       } else {
-        put_small(n, tokens, into.extra, scratch);
+        put_extra_bits(n, low, found.largest, tokens, into.extra, scratch);
       }
     }
   }
 
   void put_signs(size_t n, BitWriter& signs, Scratch& scratch) const {
-    loops_.pack_flags(scratch.small.data(), scratch.negative.data(), n, scratch.words.data(), scratch.widths.data());
+    loops_.pack_flags(scratch.small.data(), scratch.negative.data(), n, scratch.fields.data(), scratch.widths.data());
+    signs.reserve(n);
     BitWriter local = std::move(signs);  // a local object stays in registers
-    for (size_t i = 0; i * 64 < n; ++i) local.put(scratch.words[i], scratch.widths[i]);
+    for (size_t i = 0; i * 64 < n; ++i) local.put_word_reserved(scratch.fields[i], scratch.widths[i]);
     signs = std::move(local);
   }
 
-  // Nearly all tokens stand for themselves.
-  void put_small(size_t n, uint8_t* tokens, BitWriter& extra, Scratch& scratch) const {
-    loops_.tokenise(scratch.magnitudes.data(), n, tokens);
+  void put_extra_bits(size_t n, int low, int32_t largest, uint8_t* tokens, BitWriter& extra, Scratch& scratch) const {
+    const int widest = kTokenBits[tokenise(largest >> low)] + low;
+    loops_.tokenise(scratch.magnitudes.data(), n, low, widest, tokens, scratch.fields.data(), scratch.widths.data());
+    const size_t fields = 4 * widest > 56 ? n : (n + 3) / 4;
+    extra.reserve(n * static_cast<uint64_t>(widest));
     BitWriter local = std::move(extra);
-    for (size_t i = 0; i < n; ++i) {
-      if (tokens[i] < 8) continue;
-      local.put(static_cast<uint64_t>(scratch.magnitudes[i] - kTokenBase[tokens[i]]), kTokenBits[tokens[i]]);
-    }
-    extra = std::move(local);
-  }
-
-  void put_with_low_bits(size_t n, int low, uint8_t* tokens, BitWriter& extra, Scratch& scratch) const {
-    std::array<int32_t, kTokens> bases, widths;
-    for (int t = 0; t < kTokens; ++t) {
-      bases[t] = static_cast<int32_t>(kTokenBase[t]) << low;
-      widths[t] = kTokenBits[t] + low;
-    }
-    int32_t* magnitudes = scratch.magnitudes.data();
-    std::array<int32_t, kChunk> shifted;
-    for (size_t i = 0; i < n; ++i) shifted[i] = magnitudes[i] >> low;
-    loops_.tokenise(shifted.data(), n, tokens);
-    BitWriter local = std::move(extra);
-    for (size_t i = 0; i < n; ++i) {
-      local.put(static_cast<uint64_t>(magnitudes[i] - bases[tokens[i]]), widths[tokens[i]]);
-    }
+    for (size_t i = 0; i < fields; ++i) local.put_reserved(scratch.fields[i], scratch.widths[i]);
     extra = std::move(local);
   }
 

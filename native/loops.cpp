@@ -79,8 +79,8 @@ uint32_t extent_of_sum(const float* x, const float* y, float* sum, size_t n) {
 }
 
 template <bool kOrdered>
-Quantised quantise_in_order(const float* x, const int32_t* order, size_t n, const Rounding& by, int32_t* magnitudes,
-                            uint8_t* small, uint8_t* negative) {
+Quantised quantise_in_order(const float* __restrict x, const int32_t* __restrict order, size_t n, const Rounding& by,
+                            int32_t* __restrict magnitudes, uint8_t* __restrict small, uint8_t* __restrict negative) {
   int32_t largest = 0, ones = 0, twos = 0, one_sum = 0, two_sum = 0;
   const float inverse = by.inverse, threshold = by.threshold, offset = by.offset, most = by.most;
   for (size_t i = 0; i < n; ++i) {
@@ -114,12 +114,36 @@ Quantised quantise(const float* x, const uint32_t* order, size_t n, const Roundi
                : quantise_in_order<false>(x, places, n, by, magnitudes, small, negative);
 }
 
-void tokenise(const int32_t* magnitudes, size_t n, uint8_t* tokens) {
+void tokenise(const int32_t* __restrict magnitudes, size_t n, int low, int widest, uint8_t* __restrict tokens,
+              uint64_t* __restrict fields, uint8_t* __restrict widths) {
+  int32_t rests[kChunk], sizes[kChunk];
   for (size_t i = 0; i < n; ++i) {
-    const int32_t m = magnitudes[i];
-    const int32_t token = (m < 8 ? m : 7) + (m >= 8) + (m >= 10) + (m >= 12) + (m >= 16) + (m >= 24) + (m >= 32) +
-                          (m >= 64) + (m >= kEscapeFrom);
-    tokens[i] = static_cast<uint8_t>(token);
+    const int32_t m = magnitudes[i] >> low;
+    const int32_t t8 = m >= 8, t9 = m >= 10, t10 = m >= 12, t11 = m >= 16, t12 = m >= 24, t13 = m >= 32, t14 = m >= 64,
+                  t15 = m >= kEscapeFrom;
+    tokens[i] = static_cast<uint8_t>((m < 7 ? m : 7) + t8 + t9 + t10 + t11 + t12 + t13 + t14 + t15);
+    // kTokenBase and kTokenBits, step by step
+    const int32_t base = (m < 8 ? m : 8) + 2 * t9 + 2 * t10 + 4 * t11 + 8 * t12 + 8 * t13 + 32 * t14 - 64 * t15;
+    sizes[i] = t8 + t10 + t11 + 2 * t13 + 3 * t14 + 16 * t15 + low;
+    rests[i] = magnitudes[i] - (base << low);
+  }
+  if (4 * widest > 56) {
+    for (size_t i = 0; i < n; ++i) {
+      fields[i] = static_cast<uint32_t>(rests[i]);
+      widths[i] = static_cast<uint8_t>(sizes[i]);
+    }
+    return;
+  }
+  for (size_t i = n; i % 4; ++i) rests[i] = sizes[i] = 0;
+  uint32_t pairs[kChunk / 2], pair_sizes[kChunk / 2];
+  for (size_t i = 0; 2 * i < n; ++i) {
+    pairs[i] = static_cast<uint32_t>(rests[2 * i]) | static_cast<uint32_t>(rests[2 * i + 1]) << sizes[2 * i];
+    pair_sizes[i] = static_cast<uint32_t>(sizes[2 * i] + sizes[2 * i + 1]);
+  }
+  if (n % 4 == 1 || n % 4 == 2) pairs[n / 4 * 2 + 1] = pair_sizes[n / 4 * 2 + 1] = 0;
+  for (size_t i = 0; 4 * i < n; ++i) {
+    fields[i] = pairs[2 * i] | uint64_t{pairs[2 * i + 1]} << pair_sizes[2 * i];
+    widths[i] = static_cast<uint8_t>(pair_sizes[2 * i] + pair_sizes[2 * i + 1]);
   }
 }
 

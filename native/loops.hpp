@@ -52,8 +52,10 @@ struct Loops {
   // and whether the values are negative (0 or 1).
   Quantised (*quantise)(const float* x, const uint32_t* order, size_t n, const Rounding& by, int32_t* magnitudes,
                         uint8_t* small, uint8_t* negative);
-  // The tokens of magnitudes without low bits.
-  void (*tokenise)(const int32_t* magnitudes, size_t n, uint8_t* tokens);
+  // The tokens of magnitudes with `low` low bits. For every four of them, their low and extra bits one after another,
+  // and how many; where `widest` bits are the most of one magnitude and four times as many exceed 56, for every one.
+  void (*tokenise)(const int32_t* magnitudes, size_t n, int low, int widest, uint8_t* tokens, uint64_t* fields,
+                   uint8_t* widths);
   // Adds how often each token occurs.
   void (*histogram)(const uint8_t* tokens, size_t n, int64_t* counts);
   // Packs the flags (0 or 1) of the elements that are not zero: 64 bits of elements per call of pext; writes words
