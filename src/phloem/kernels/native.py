@@ -11,8 +11,10 @@ from phloem.errors import FormatError
 from phloem.kernels import _native
 from phloem.kernels.steps import Step, read_head
 from phloem.kernels.tables import LADDER, tables
+from phloem.kernels.trellis import check_farthest, check_states
 
 FloatArray = npt.NDArray[np.float32]
+IndexArray = npt.NDArray[np.int32]
 
 NAME = "native"
 
@@ -49,6 +51,34 @@ def ecsq_decode(body: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> 
     except _native.FormatError as error:
         raise FormatError(str(error), hint="The frame is damaged, or meant for another model.") from None
     return arrays
+
+
+def trellis_quantise(arrays: Sequence[FloatArray], step: Step, states: int) -> list[IndexArray]:
+    """The indices of every tensor, flat. `step` is the grid step."""
+    check_states(states)
+    indices = [np.empty(array.size, dtype=np.int32) for array in arrays]
+    _native.trellis_quantise(list(arrays), indices, states, step.magnitude_highest, step.value)
+    return indices
+
+
+def trellis_states(indices: IndexArray, states: int) -> npt.NDArray[np.uint8]:
+    """The state in which each index of one tensor is coded."""
+    check_states(states)
+    found = np.empty(indices.size, dtype=np.uint8)
+    _native.trellis_states(indices, found, states)
+    return found
+
+
+def trellis_reconstruct(indices: IndexArray, step: Step, states: int) -> FloatArray:
+    """The values of one tensor's indices.
+
+    Raises:
+        ConfigError: an index beyond what the step may be multiplied by.
+    """
+    check_states(states)
+    values = np.empty(indices.size, dtype=np.float32)
+    check_farthest(_native.trellis_reconstruct(indices, values, states, step.value), step)
+    return values
 
 
 def simd_levels() -> tuple[str, ...]:

@@ -25,7 +25,17 @@ from __future__ import annotations
 from phloem.kernels.decoder import ecsq_decode
 from phloem.kernels.encoder import ecsq_encode
 from phloem.kernels.statistics import ecsq_energy, ecsq_extent
+from phloem.kernels.trellis import trellis_quantise, trellis_reconstruct, trellis_states
 
-__all__ = ["NAME", "ecsq_decode", "ecsq_encode", "ecsq_energy", "ecsq_extent"]
+__all__ = [
+    "NAME",
+    "ecsq_decode",
+    "ecsq_encode",
+    "ecsq_energy",
+    "ecsq_extent",
+    "trellis_quantise",
+    "trellis_reconstruct",
+    "trellis_states",
+]
 
 NAME = "reference"
