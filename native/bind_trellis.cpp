@@ -20,9 +20,10 @@ void check(int states) {
   if (states != 4 && states != 8) throw nb::value_error("expected four or eight states");
 }
 
-void py_quantise(const std::vector<Input>& arrays, const std::vector<Indices>& indices, int states,
+void py_quantise(const std::vector<Input>& arrays, const std::vector<Indices>& indices, int states, int weight,
                  int64_t magnitude_highest, double value) {
   check(states);
+  if (weight < 0 || weight > 1024) throw nb::value_error("expected a weight up to 1024");
   if (arrays.size() != indices.size()) throw nb::value_error("expected as many outputs as arrays");
   std::vector<Tensor> tensors;
   std::vector<int32_t*> outputs;
@@ -34,7 +35,7 @@ void py_quantise(const std::vector<Input>& arrays, const std::vector<Indices>& i
   const auto narrow = static_cast<float>(value);
   const Step step{0, 0, narrow, 1.0f / narrow, magnitude_highest};
   nb::gil_scoped_release release;
-  trellis_quantise(tensors, step, states, trellis_loops(), outputs);
+  trellis_quantise(tensors, step, states, weight, trellis_loops(), outputs);
 }
 
 void py_states(const ConstIndices& indices, const States& found, int states) {

@@ -10,8 +10,6 @@ namespace phloem {
 
 namespace {
 
-constexpr int kWeight = 128;  // squared grid steps that a bit may cost, in 256ths
-constexpr int kSweeps = 3;
 constexpr size_t kWindow = 1 << 16;
 constexpr int64_t kCostHighest = (1 << 22) - 1;
 constexpr int32_t kUnreached = 1 << 28;
@@ -24,13 +22,11 @@ int64_t log2_q16(int64_t number) {
   return (int64_t{exponent} << 16) + tables().logs[lead - 4096];
 }
 
-int32_t weighted(int64_t rate) { return static_cast<int32_t>(std::min(rate * kWeight >> 8, kCostHighest)); }
-
 class Quantiser {
  public:
-  Quantiser(const std::vector<Tensor>& tensors, const Step& step, int states, const TrellisLoops& loops,
+  Quantiser(const std::vector<Tensor>& tensors, const Step& step, int states, int weight, const TrellisLoops& loops,
             std::span<int32_t* const> indices)
-      : tensors_(tensors), step_(step), states_(states), loops_(loops), indices_(indices) {
+      : tensors_(tensors), step_(step), states_(states), weight_(weight), loops_(loops), indices_(indices) {
     const auto& next = states == 8 ? kTrellis8 : kTrellis4;
     for (int s = 0; s < states; ++s) {
       for (int parity = 0; parity < 2; ++parity) {
@@ -45,7 +41,7 @@ class Quantiser {
       return loops_.coarse(tensors_[tensor].data + at, n, step_.inverse, columns);
     });
     geometric_costs();
-    for (int pass = 0; pass < kSweeps; ++pass) {
+    for (int pass = 0; pass < (weight_ < 128 ? 2 : 3); ++pass) {
       if (pass) {
         measure([this](size_t tensor, int64_t at, size_t n, uint32_t* columns) {
           return loops_.magnitudes(indices_[tensor] + at, n, columns);
@@ -172,6 +168,10 @@ class Quantiser {
     }
   }
 
+  int32_t weighted(int64_t rate) const {
+    return static_cast<int32_t>(std::min(rate * weight_ >> 8, kCostHighest));
+  }
+
   int32_t* cost_table(int c, int grid) { return costs_.data() + (2 * c + grid) * kTrellisRates; }
 
   void sweep(size_t tensor) {
@@ -219,7 +219,7 @@ class Quantiser {
 
   const std::vector<Tensor>& tensors_;
   const Step& step_;
-  const int states_;
+  const int states_, weight_;
   const TrellisLoops& loops_;
   std::span<int32_t* const> indices_;
   std::array<std::array<Arrival, 2>, 8> before_{};
@@ -229,9 +229,9 @@ class Quantiser {
 
 }  // namespace
 
-void trellis_quantise(const std::vector<Tensor>& tensors, const Step& step, int states, const TrellisLoops& loops,
-                      std::span<int32_t* const> indices) {
-  Quantiser(tensors, step, states, loops, indices).run();
+void trellis_quantise(const std::vector<Tensor>& tensors, const Step& step, int states, int weight,
+                      const TrellisLoops& loops, std::span<int32_t* const> indices) {
+  Quantiser(tensors, step, states, weight, loops, indices).run();
 }
 
 }  // namespace phloem

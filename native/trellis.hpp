@@ -57,8 +57,9 @@ namespace avx2 { extern const TrellisLoops kTrellisLoops; }
 namespace avx512 { extern const TrellisLoops kTrellisLoops; }
 #endif
 
-// Chooses the indices of all tensors; `states` is 4 or 8, `indices` has room for every tensor.
-void trellis_quantise(const std::vector<Tensor>& tensors, const Step& step, int states, const TrellisLoops& loops,
-                      std::span<int32_t* const> indices);
+// Chooses the indices of all tensors; `states` is 4 or 8, `weight` what a bit may cost, in 256ths of a squared grid
+// step and at most 1024, and `indices` has room for every tensor.
+void trellis_quantise(const std::vector<Tensor>& tensors, const Step& step, int states, int weight,
+                      const TrellisLoops& loops, std::span<int32_t* const> indices);
 
 }  // namespace phloem

@@ -48,7 +48,7 @@ class Kernels(Protocol):
         ...
 
     def trellis_quantise(
-        self, arrays: Sequence[FloatArray], step: Step, states: int
+        self, arrays: Sequence[FloatArray], step: Step, states: int, weight: int = ...
     ) -> list[npt.NDArray[np.int32]]:
         """The indices of every tensor, flat, chosen by dependent quantisation with 4 or 8 states."""
         ...
@@ -57,9 +57,7 @@ class Kernels(Protocol):
         """The state in which each index of one tensor is coded."""
         ...
 
-    def trellis_reconstruct(
-        self, indices: npt.NDArray[np.int32], step: Step, states: int
-    ) -> FloatArray:
+    def trellis_reconstruct(self, indices: npt.NDArray[np.int32], step: Step, states: int) -> FloatArray:
         """The values of one tensor's indices, or ConfigError."""
         ...
 

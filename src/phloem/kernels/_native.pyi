@@ -44,6 +44,7 @@ def trellis_quantise(
     arrays: Sequence[npt.NDArray[np.float32]],
     indices: Sequence[npt.NDArray[np.int32]],
     states: int,
+    weight: int,
     magnitude_highest: int,
     step: float,
     /,

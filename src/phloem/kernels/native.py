@@ -11,7 +11,7 @@ from phloem.errors import FormatError
 from phloem.kernels import _native
 from phloem.kernels.steps import Step, read_head
 from phloem.kernels.tables import LADDER, tables
-from phloem.kernels.trellis import check_farthest, check_states
+from phloem.kernels.trellis import WEIGHT_SPARSE, check_farthest, check_states, check_weight
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int32]
@@ -53,11 +53,14 @@ def ecsq_decode(body: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> 
     return arrays
 
 
-def trellis_quantise(arrays: Sequence[FloatArray], step: Step, states: int) -> list[IndexArray]:
-    """The indices of every tensor, flat. `step` is the grid step."""
+def trellis_quantise(
+    arrays: Sequence[FloatArray], step: Step, states: int, weight: int = WEIGHT_SPARSE
+) -> list[IndexArray]:
+    """The indices of every tensor, flat. `step` is the grid step, `weight` what a bit may cost."""
     check_states(states)
+    check_weight(weight)
     indices = [np.empty(array.size, dtype=np.int32) for array in arrays]
-    _native.trellis_quantise(list(arrays), indices, states, step.magnitude_highest, step.value)
+    _native.trellis_quantise(list(arrays), indices, states, weight, step.magnitude_highest, step.value)
     return indices
 
 

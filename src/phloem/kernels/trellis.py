@@ -5,7 +5,7 @@ states an index stands on the even grid, at 2k grid steps; in the upper half on 
 grid steps. The next state follows from the state and the parity of k (`NEXT`). A coefficient is decoded as
 position times grid step, one float32 product; positions stay within `Step.magnitude_highest`.
 
-All else is an encoder's freedom. This one minimises squared error plus `WEIGHT` times the bits, by the Viterbi
+All else is an encoder's freedom. This one minimises squared error plus a weight times the bits, by the Viterbi
 algorithm, in integers only: errors in 2**-16 squared grid steps, bits from a table per scale class and grid.
 The first sweep takes geometric tables for the classes of `scales`; each further sweep measures the classes
 again, from the indices so far, and takes tables from their counts. The native quantiser makes the same choices.
@@ -44,10 +44,13 @@ NEXT: Final = {
     4: ((0, 2), (2, 0), (1, 3), (3, 1)),
     8: ((0, 1), (4, 5), (1, 0), (5, 4), (6, 7), (3, 2), (2, 3), (7, 6)),
 }
-#: Squared grid steps that a bit may cost, in 256ths.
-WEIGHT = 128
-#: Sweeps of the Viterbi algorithm; all but the first with measured rates.
-SWEEPS = 3
+#: Squared grid steps that a bit may cost, in 256ths: measured best up to about 1.5 bits, where the odd grid's
+#: ones die out, and from 2 bits on, where they do not. Weights in between are worse than either.
+WEIGHT_SPARSE, WEIGHT_DENSE = 192, 64
+#: The largest weight a caller may ask for: four squared grid steps.
+WEIGHT_HIGHEST = 1024
+#: Sweeps of the Viterbi algorithm, all but the first with measured rates: at weights from 128, and below it.
+SWEEPS = (3, 2)
 #: The best path is decided after this many coefficients, which bounds the memory of the search.
 WINDOW = 1 << 16
 #: Rate tables have this many indices; larger ones cost as much as the last.
@@ -58,20 +61,23 @@ COST_HIGHEST = (1 << 22) - 1
 UNREACHED = 1 << 28
 
 
-def trellis_quantise(arrays: Sequence[FloatArray], step: Step, states: int) -> list[IndexArray]:
-    """The indices of every tensor, flat. `step` is the grid step."""
+def trellis_quantise(
+    arrays: Sequence[FloatArray], step: Step, states: int, weight: int = WEIGHT_SPARSE
+) -> list[IndexArray]:
+    """The indices of every tensor, flat. `step` is the grid step, `weight` what a bit may cost."""
     check_states(states)
+    check_weight(weight)
     shapes = [Shape.of(array.shape) for array in arrays]
     flat = [array.reshape(-1) for array in arrays]
     inverse = np.float32(1.0) / np.float32(step.value)
     indices: list[IndexArray] = [np.zeros(x.size, dtype=np.int32) for x in flat]
     scales = [measure(_coarse(x, inverse), shape) for x, shape in zip(flat, shapes, strict=True)]
     rates = _geometric_rates()
-    for sweep in range(SWEEPS):
+    for sweep in range(SWEEPS[weight < 128]):
         if sweep:
             scales = [measure(np.abs(k), shape) for k, shape in zip(indices, shapes, strict=True)]
             rates = _measured_rates(indices, scales, states)
-        costs = np.minimum((rates * WEIGHT) >> 8, COST_HIGHEST)
+        costs = np.minimum((rates * weight) >> 8, COST_HIGHEST)
         for x, scale, k in zip(flat, scales, indices, strict=True):
             k[:] = 0
             if scale is not None:
@@ -112,6 +118,16 @@ def check_states(states: int) -> None:
         raise ConfigError(f"There is no trellis of {states} states.", hint="use 4 or 8")
 
 
+def check_weight(weight: int) -> None:
+    """Nothing.
+
+    Raises:
+        ConfigError: the weight is out of range.
+    """
+    if not 0 <= weight <= WEIGHT_HIGHEST:
+        raise ConfigError(f"A weight of {weight} is out of range.", hint=f"use 0 to {WEIGHT_HIGHEST}")
+
+
 def check_farthest(position: int, step: Step) -> None:
     """Nothing.
 
@@ -129,7 +145,8 @@ def _coarse(x: FloatArray, inverse: np.float32) -> IndexArray:
     """Magnitudes on the even grid, for the first sweep's classes."""
     with np.errstate(over="ignore", under="ignore"):
         scaled = np.abs(x) * inverse * np.float32(0.5) + np.float32(SCALE_OFFSET)
-    return np.minimum(scaled, np.float32(MAGNITUDE_HIGHEST)).astype(np.int32)
+    coarse: IndexArray = np.minimum(scaled, np.float32(MAGNITUDE_HIGHEST)).astype(np.int32)
+    return coarse
 
 
 def _geometric_rates() -> IntArray:
