@@ -84,7 +84,7 @@ class Body {
 
  public:
   Body(Coder& coder, const AdaptiveMode& mode)
-      : coder_(coder), tables_(logistic_tables()), grid_(mode.states), highest_(mode.highest),
+      : coder_(coder), tables_(logistic_tables()), grid_(mode.states), dependent_(mode.states != 0), highest_(mode.highest),
         lengths_(kOctaves * 32), leading_(32 * 4), side_(16) {}
 
   void piece(const Block& block) {
@@ -210,7 +210,7 @@ class Body {
       } else if (!Flag(*this, 2, contexts, extras, single).code(*this, magnitude > 2)) {
         magnitude = 2;
       } else {
-        magnitude = code_large(magnitude, step);
+        magnitude = code_large(magnitude, step, odd);
       }
       const int trend = lean(around.row_trend, logs);
       bool negative = index < 0;
@@ -311,7 +311,7 @@ class Body {
   static int mean_octave(int mean_log, int across) { return half_octave(mean_log + across, kSides); }
 
   // A magnitude of three or more: Exp-Golomb of what exceeds it, with modelled length and two leading bits.
-  uint32_t code_large(uint32_t magnitude, int step) {
+  uint32_t code_large(uint32_t magnitude, int step, bool odd) {
     const uint32_t given = Coder::kDecodes ? 1 : magnitude - 2;
     const int wanted = bit_length(given) - 1;
     int length = 0;
@@ -325,13 +325,15 @@ class Body {
                                   : coder_.raw(1, bit);
       value = value << 1 | read;
     }
-    if (value + 2 > highest_) throw FormatError("A magnitude is out of range.");
+    const int64_t place = dependent_ ? position_of(value + 2, odd) : value + 2;
+    if (place > highest_) throw FormatError("A magnitude is out of range.");
     return value + 2;
   }
 
   Coder& coder_;
   const LogisticTables& tables_;
   Grid grid_;
+  bool dependent_;
   int64_t highest_;
   std::conditional_t<kMixing, Mixed, Nothing> mixers_;
   std::conditional_t<kMixing, Nothing, Chances> chances_;

@@ -34,7 +34,7 @@ struct Block {
 struct AdaptiveMode {
   bool mixing;          // best; otherwise balanced
   int states;           // of the dependent quantiser: 0, 4 or 8
-  int64_t highest;      // no index is larger
+  int64_t highest;      // no index is larger, or no position where there are states
 };
 
 // The stream of the indices; where a block has values, they are chosen on the way and written.

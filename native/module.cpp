@@ -20,4 +20,5 @@ NB_MODULE(_native, m) {
   });
   bind_ecsq(m);
   bind_adaptive(m);
+  bind_trellis(m);
 }

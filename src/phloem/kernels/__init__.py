@@ -71,6 +71,20 @@ class Kernels(AdaptiveKernels, Protocol):
         """Subtract a body from the very arrays that it was encoded from: what its sender still owes."""
         ...
 
+    def trellis_quantise(
+        self, arrays: Sequence[FloatArray], step: Step, states: int, weight: int = ...
+    ) -> list[npt.NDArray[np.int32]]:
+        """The indices of every tensor, flat, chosen by dependent quantisation with 4 or 8 states."""
+        ...
+
+    def trellis_states(self, indices: npt.NDArray[np.int32], states: int) -> npt.NDArray[np.uint8]:
+        """The state in which each index of one tensor is coded."""
+        ...
+
+    def trellis_reconstruct(self, indices: npt.NDArray[np.int32], step: Step, states: int) -> FloatArray:
+        """The values of one tensor's indices, or ConfigError."""
+        ...
+
 
 def available() -> tuple[str, ...]:
     """The kernels that can be used here, the reference first."""

@@ -98,3 +98,16 @@ def adaptive_values(
     out: npt.NDArray[np.float32],
     /,
 ) -> None: ...
+def trellis_quantise(
+    arrays: Sequence[npt.NDArray[np.float32]],
+    indices: Sequence[npt.NDArray[np.int32]],
+    states: int,
+    weight: int,
+    magnitude_highest: int,
+    step: float,
+    /,
+) -> None: ...
+def trellis_states(indices: npt.NDArray[np.int32], found: npt.NDArray[np.uint8], states: int, /) -> None: ...
+def trellis_reconstruct(
+    indices: npt.NDArray[np.int32], values: npt.NDArray[np.float32], states: int, step: float, /
+) -> int: ...

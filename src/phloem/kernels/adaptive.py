@@ -11,14 +11,15 @@ learnt on the way. Both ends do the same integer arithmetic; nothing else is sen
   +-2,815. Then error = ((65,536 bit - output) * rate) >> 4, and every weight moves by
   (input * error + 8,192) >> 14, within +-2**19. Tables: `logistic`.
 * A piece: a bit "all zero" (chance 0, or 1 after a piece that is), and else its level, the logarithm of the mean
-  position in octaves rounded, as a difference from the previous level (first: -6): a bit "differs" (chance 2), a bit "falls"
-  (chance 3), and the size less one in unary (chances 4 ... 11, the last for all further ones). A one-row piece of
-  more than 4,096 coefficients is folded into rows of 1,024. A piece of no coefficients takes nothing.
+  position in octaves rounded, as a difference from the previous level (first: -6): a bit "differs" (chance 2), a bit
+  "falls" (chance 3), and the size less one in unary (chances 4 ... 11, the last for all further ones). The level is
+  within 40 of zero. A one-row piece of more than 4,096 coefficients is folded into rows of 1,024. A piece of no
+  coefficients takes nothing.
 * A coefficient: the flags "not 0", "more than 1", "more than 2"; if all are set, the magnitude less two as
-  Exp-Golomb, its length in unary with a chance by octave and length, its two leading bits with one by length and bits before, the
-  rest raw; then the sign. `balanced` has one context: level by half-octaves times a count of near non-zeros; for the
-  sign the tilt and the row's trend. `best` mixes six or seven (`_Mixing.magnitude_contexts`), three or four for the sign. All
-  contexts of flags are doubled for the two grids of the dependent quantiser.
+  Exp-Golomb, its length in unary with a chance by octave and length, its two leading bits with one by length and
+  bits before, the rest raw; then the sign. `balanced` has one context: level by half-octaves times a count of near
+  non-zeros; for the sign the tilt and the row's trend. `best` mixes six or seven (`_Mixing.magnitude_contexts`),
+  three or four for the sign. All contexts of flags are doubled for the two grids of the dependent quantiser.
 * A position on the grid is 2 m for a magnitude m, less one on the odd grid of a dependent quantiser (`trellis`);
   its states begin anew with every piece.
 """
@@ -238,6 +239,7 @@ class _Stream:
         self.models = _Mixing(with_held) if mixing else _OneContext()
         self.next = NEXT_STATE[states]
         self.odd_from = states // 2 if states else 1
+        self.dependent = states > 0
         self.highest = highest
         self.side = [Chance() for _ in range(12)]
         self.lengths = [[Chance() for _ in range(_LENGTH_MOST + 1)] for _ in range(_OCTAVES)]
@@ -344,7 +346,8 @@ class _Stream:
             else:
                 bit = self.coder.raw(1, bit)
             value = value << 1 | bit
-        if value + 2 > self.highest:
+        place = _position(value + 2, site.odd) if self.dependent else value + 2
+        if place > self.highest:
             raise FormatError("A magnitude is out of range.", hint=_HINT)
         return value + 2
 

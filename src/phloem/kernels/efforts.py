@@ -9,8 +9,8 @@ the last.
 * A scalar quantiser's magnitudes one and two are decoded as (64 m + c) / 64 steps: two values c + 16 of six bits in
   two bytes, big-endian, the upper four bits zero.
 * The dependent quantiser's are decoded as (64 p + c) / 64 steps, p being the position on the grid (`trellis`): four
-  values in three bytes, for positions 2 and 4 of the even and 1 and 3 of the odd grid. Its states start anew with
-  every piece of a tensor.
+  values in three bytes, for positions 2 and 4 of the even and 1 and 3 of the odd grid, at most the largest float32.
+  Its states start anew with every piece of a tensor.
 * A body whose indices are all zero is the head alone with the flag "all zero", as for `fast`.
 """
 
@@ -59,6 +59,7 @@ T = TypeVar("T")
 #: States of the dependent quantiser.
 STATES = 8
 _HINT = "The frame is cut short, altered, or meant for another model."
+_FLOAT32_MOST = float(np.finfo(np.float32).max)
 #: Positions on the grid of magnitudes one and two: even, then odd.
 _POSITIONS = (2, 4, 1, 3)
 
@@ -76,6 +77,12 @@ class AdaptiveKernels(Protocol):
         highest: int,
     ) -> tuple[bytes, list[IndexArray]]:
         """The stream of indices that are chosen on the way, with the scalar quantiser, and the indices."""
+        ...
+
+    def trellis_quantise(
+        self, arrays: Sequence[FloatArray], step: Step, states: int, weight: int = ...
+    ) -> list[IndexArray]:
+        """The dependent quantiser's indices, one flat array per matrix."""
         ...
 
     def adaptive_centres(self, array: FloatArray, indices: IndexArray, step: Step, states: int) -> list[int]:
@@ -147,8 +154,11 @@ def encode(
     *,
     importances: Sequence[int] = (),
     held: Held = None,
+    weight: int = 0,
 ) -> bytes:
-    """The body of these tensors at this step, with the scalar quantiser.
+    """The body of these tensors at this step, with the scalar quantiser where `weight` is 0.
+
+    Otherwise with the dependent one: `step` is that of its grid, the weight that of a bit, in 256ths of a squared step.
 
     Error bound: |x - decoded| is at most 3 of the tensor's steps, for magnitudes that the step was fitted to: zero
     is chosen before m where the m (2 |x| - m) squared steps saved weigh less than 52 bits at most, and centres
@@ -160,10 +170,16 @@ def encode(
     known = held if mixing else None
     cut = [[flat[piece.tensor][piece.start : piece.stop] for piece in part] for part in plan.pieces]
 
+    states = STATES if weight else 0
+    dependent = _dependent(kernels, plan, cut, weight, bool(importances)) if weight else None
+
     def pack(number: int) -> tuple[bytes, list[IndexArray]]:
         part = plan.pieces[number]
-        near = [_held_positions(known, piece, plan, 0) for piece in part] if known is not None else []
+        near = [_held_positions(known, piece, plan, states) for piece in part] if known is not None else []
         blocks = [plan.block(piece) for piece in part]
+        if dependent is not None:
+            own = dependent[number]
+            return kernels.adaptive_pack(own, near, blocks, mixing, states), own
         steps = [plan.steps[piece.tensor] for piece in part]
         return kernels.adaptive_choose(cut[number], steps, near, blocks, mixing, plan.highest)
 
@@ -172,7 +188,7 @@ def encode(
     if not any(one.any() for own in indices for one in own):
         return step.pack(FLAG_ALL_ZERO)
     flags = (FLAG_BEST if mixing else FLAG_BALANCED) | (FLAG_HELD if known is not None else 0)
-    flags |= FLAG_IMPORTANCE if importances else 0
+    flags |= (FLAG_DEPENDENT if weight else 0) | (FLAG_IMPORTANCE if importances else 0)
     body = [step.pack(flags)]
     if known is not None:
         body.append(_check_of(known))
@@ -180,7 +196,7 @@ def encode(
         coder = RangeEncoder(CONTEXTS)
         code_importances(coder, [Shape.of(shape) for shape in plan.shapes], importances)
         body.append(coder.finish())
-    body.append(_pack_centres(_centres(kernels, plan, cut, indices, 0), 0))
+    body.append(_pack_centres(_centres(kernels, plan, cut, indices, states), states))
     for number, (stream, _) in enumerate(packed):
         if number + 1 < len(packed):
             body.append(varint.pack(len(stream)))
@@ -225,13 +241,12 @@ def decode_into(
     if not plan.pieces:
         raise FormatError("A body that is not all zero has no tensors.", hint=_HINT)
     mixing = flags & MODEL_FLAGS != FLAG_BALANCED
-    highest = (plan.highest + 1) // 2 if states else plan.highest
 
     def unpack(job: tuple[tuple[Piece, ...], bytes]) -> list[IndexArray]:
         part, data = job
         near = [_held_positions(known, piece, plan, states) for piece in part] if known is not None else []
         blocks = [plan.block(piece) for piece in part]
-        return kernels.adaptive_unpack(data, near, blocks, mixing, states, highest)
+        return kernels.adaptive_unpack(data, near, blocks, mixing, states, plan.highest)
 
     streams = _streams(body, position, len(plan.pieces))
     decoded = _each(unpack, list(zip(plan.pieces, streams, strict=True)))
@@ -242,6 +257,24 @@ def decode_into(
             own = plan.steps[piece.tensor]
             out = arrays[piece.tensor].reshape(-1)[piece.start : piece.stop]
             kernels.adaptive_values(indices, states, _small_values(centres, own, states), own, put, out)
+
+
+def _dependent(
+    kernels: AdaptiveKernels, plan: _Plan, cut: Sequence[Sequence[FloatArray]], weight: int, weighted: bool
+) -> list[list[IndexArray]]:
+    """The dependent quantiser's indices by part; tensors of one step share its rates."""
+    pieces = [piece for part in plan.pieces for piece in part]
+    flat = [array for part in cut for array in part]
+    matrices = [array.reshape(plan.block(piece)) for array, piece in zip(flat, pieces, strict=True)]
+    if weighted:
+        found = [
+            kernels.trellis_quantise([one], plan.steps[piece.tensor], STATES, weight)[0]
+            for one, piece in zip(matrices, pieces, strict=True)
+        ]
+    else:
+        found = kernels.trellis_quantise(matrices, plan.steps[0], STATES, weight) if matrices else []
+    rest = iter(found)
+    return [[next(rest) for _ in part] for part in plan.pieces]
 
 
 def _centres(
@@ -289,9 +322,8 @@ def _small_values(centres: Sequence[int], step: Step, states: int) -> FloatArray
     """The values of magnitudes one and two, even and odd. Shape: (4,)."""
     places = _POSITIONS if states else (1, 2, 0, 0)
     own = [*centres, 0, 0][:4]
-    return np.array(
-        [(64 * p + c) * step.value / 64.0 for p, c in zip(places, own, strict=True)], dtype=np.float32
-    )
+    values = [(64 * p + c) * step.value / 64.0 for p, c in zip(places, own, strict=True)]
+    return np.array([min(value, _FLOAT32_MOST) for value in values], dtype=np.float32)
 
 
 def _streams(body: bytes, position: int, parts: int) -> list[bytes]:

@@ -18,6 +18,7 @@ from phloem.kernels.parts import partition
 from phloem.kernels.steps import FLAG_ALL_ZERO, FLAG_IMPORTANCE, MODEL_FLAGS, Step, read_head, steps_of
 from phloem.kernels.tables import LADDER, MAGNITUDE_HIGHEST, tables
 from phloem.kernels.threads import threads
+from phloem.kernels.trellis import WEIGHT_SPARSE, check_farthest, check_states, check_weight
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int32]
@@ -186,6 +187,37 @@ def adaptive_values(
 ) -> None:
     """Put decoded values into a flat array; `values` are those of magnitudes one and two, even and odd."""
     _native.adaptive_values(indices, states, values, step.value, _PUTS.index(put), out)
+
+
+def trellis_quantise(
+    arrays: Sequence[FloatArray], step: Step, states: int, weight: int = WEIGHT_SPARSE
+) -> list[IndexArray]:
+    """The indices of every tensor, flat. `step` is the grid step, `weight` what a bit may cost."""
+    check_states(states)
+    check_weight(weight)
+    indices = [np.empty(array.size, dtype=np.int32) for array in arrays]
+    _native.trellis_quantise(list(arrays), indices, states, weight, step.magnitude_highest, step.value)
+    return indices
+
+
+def trellis_states(indices: IndexArray, states: int) -> npt.NDArray[np.uint8]:
+    """The state in which each index of one tensor is coded."""
+    check_states(states)
+    found = np.empty(indices.size, dtype=np.uint8)
+    _native.trellis_states(indices, found, states)
+    return found
+
+
+def trellis_reconstruct(indices: IndexArray, step: Step, states: int) -> FloatArray:
+    """The values of one tensor's indices.
+
+    Raises:
+        ConfigError: an index beyond what the step may be multiplied by.
+    """
+    check_states(states)
+    values = np.empty(indices.size, dtype=np.float32)
+    check_farthest(_native.trellis_reconstruct(indices, values, states, step.value), step)
+    return values
 
 
 def simd_levels() -> tuple[str, ...]:

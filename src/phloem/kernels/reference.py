@@ -43,6 +43,7 @@ from phloem.kernels.grid import adaptive_centres
 from phloem.kernels.statistics import ecsq_energy, ecsq_extent, ecsq_extent_of_sum
 from phloem.kernels.steps import MODEL_FLAGS, STEP_BYTES, Step, read_head
 from phloem.kernels.tables import MAGNITUDE_HIGHEST
+from phloem.kernels.trellis import trellis_quantise, trellis_reconstruct, trellis_states
 
 __all__ = [
     "NAME",
@@ -58,6 +59,9 @@ __all__ = [
     "ecsq_extent",
     "ecsq_extent_of_sum",
     "ecsq_subtract_encoded",
+    "trellis_quantise",
+    "trellis_reconstruct",
+    "trellis_states",
 ]
 
 NAME = "reference"
