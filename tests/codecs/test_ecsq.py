@@ -184,7 +184,7 @@ def test_no_body_is_larger_than_the_stated_maximum() -> None:
         {"bits": True},
         {"step": -1.0},
         {"nmse": 2.0},
-        {"bits": 1.0, "effort": "best"},
+        {"bits": 1.0, "effort": "slow"},
         {"bits": 1.0, "speed": 3},
         {"bits": float("nan")},
     ],

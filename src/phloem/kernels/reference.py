@@ -28,9 +28,19 @@ they are the body to the last byte.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from phloem.kernels import adaptive, decoder, efforts, grid
 from phloem.kernels.bytecoder import block_decode, block_encode
-from phloem.kernels.decoder import ecsq_decode, ecsq_decode_into, ecsq_subtract_encoded
+from phloem.kernels.decoder import Put
+from phloem.kernels.efforts import AdaptiveKernels, Held
 from phloem.kernels.encoder import ecsq_encode
+from phloem.kernels.grid import adaptive_centres
 from phloem.kernels.planes import (
     differences_ends,
     differences_merge,
@@ -39,9 +49,17 @@ from phloem.kernels.planes import (
     planes_split,
 )
 from phloem.kernels.statistics import ecsq_energy, ecsq_extent, ecsq_extent_of_sum
+from phloem.kernels.steps import MODEL_FLAGS, STEP_BYTES, Step, read_head
+from phloem.kernels.tables import MAGNITUDE_HIGHEST
+from phloem.kernels.trellis import trellis_quantise, trellis_reconstruct, trellis_states
 
 __all__ = [
     "NAME",
+    "adaptive_centres",
+    "adaptive_choose",
+    "adaptive_pack",
+    "adaptive_unpack",
+    "adaptive_values",
     "block_decode",
     "block_encode",
     "differences_ends",
@@ -56,6 +74,98 @@ __all__ = [
     "ecsq_subtract_encoded",
     "planes_merge",
     "planes_split",
+    "trellis_quantise",
+    "trellis_reconstruct",
+    "trellis_states",
 ]
 
 NAME = "reference"
+
+FloatArray = npt.NDArray[np.float32]
+IndexArray = npt.NDArray[np.int32]
+HeldArray = npt.NDArray[np.int8]
+
+
+def ecsq_decode(
+    body: bytes | memoryview, shapes: Sequence[tuple[int, ...]], held: Held = None
+) -> list[FloatArray]:
+    """The tensors of a body.
+
+    Raises:
+        FormatError: the bytes are not a body for these shapes, to the last bit.
+    """
+    arrays = [np.zeros(shape, dtype=np.float32) for shape in shapes]
+    ecsq_decode_into(body, arrays, "store", held)
+    return arrays
+
+
+def ecsq_decode_into(
+    body: bytes | memoryview, arrays: Sequence[FloatArray], put: Put, held: Held = None
+) -> None:
+    """Put the tensors of a body into arrays of zeros, or add them to arrays, or subtract them, in float32.
+
+    Raises:
+        FormatError: the bytes are not a body for these shapes, to the last bit; the arrays are as before.
+    """
+    if read_head(bytes(body[:STEP_BYTES]))[1] & MODEL_FLAGS:
+        this = cast(AdaptiveKernels, sys.modules[__name__])
+        efforts.decode_into(this, bytes(body), arrays, put, held)
+    else:
+        decoder.ecsq_decode_into(body, arrays, put)
+
+
+def ecsq_subtract_encoded(body: bytes, arrays: Sequence[FloatArray], held: Held = None) -> None:
+    """Subtract a body from the very arrays that it was encoded from: what its sender still owes."""
+    ecsq_decode_into(body, arrays, "subtract", held)
+
+
+def adaptive_choose(
+    arrays: Sequence[FloatArray],
+    steps: Sequence[Step],
+    held: Sequence[HeldArray],
+    shapes: Sequence[tuple[int, int]],
+    mixing: bool,
+    highest: int,
+) -> tuple[bytes, list[IndexArray]]:
+    """The stream of indices that are chosen on the way, and the indices."""
+    inverses = [np.float32(1.0) / np.float32(step.value) for step in steps]
+    return adaptive.choose_and_pack(arrays, inverses, held, shapes, mixing, highest)
+
+
+def adaptive_pack(
+    indices: Sequence[IndexArray],
+    held: Sequence[HeldArray],
+    shapes: Sequence[tuple[int, int]],
+    mixing: bool,
+    states: int,
+) -> bytes:
+    """The stream of these indices."""
+    return adaptive.pack(indices, held, shapes, mixing, states, MAGNITUDE_HIGHEST)
+
+
+def adaptive_unpack(
+    data: bytes,
+    held: Sequence[HeldArray],
+    shapes: Sequence[tuple[int, int]],
+    mixing: bool,
+    states: int,
+    highest: int,
+) -> list[IndexArray]:
+    """The indices of a stream.
+
+    Raises:
+        FormatError: the bytes are not a stream for these shapes, to the last bit.
+    """
+    return adaptive.unpack(data, held, shapes, mixing, states, highest)
+
+
+def adaptive_values(
+    indices: IndexArray, states: int, values: FloatArray, step: Step, put: Put, out: FloatArray
+) -> None:
+    """Put decoded values into a flat array; `values` are those of magnitudes one and two, even and odd."""
+    found = grid.decoded(indices, states, values, step)
+    if put == "store":
+        out[:] = found
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        (np.add if put == "add" else np.subtract)(out, found, out=out)
