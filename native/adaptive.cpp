@@ -84,7 +84,7 @@ class Body {
 
  public:
   Body(Coder& coder, const AdaptiveMode& mode)
-      : coder_(coder), tables_(logistic_tables()), grid_(mode.states), dependent_(mode.states != 0), highest_(mode.highest),
+      : coder_(coder), tables_(logistic_tables()), grid_(mode.states), dependent_(mode.states != 0),
         lengths_(kOctaves * 32), leading_(32 * 4), side_(16) {}
 
   void piece(const Block& block) {
@@ -93,6 +93,7 @@ class Body {
     const uint64_t total = Coder::kDecodes ? 0 : block.x ? coarse_total(block) : total_of(block.indices, fold.size);
     const bool zero = adaptive_bit(side_[was_zero_], total == 0);
     was_zero_ = zero;
+    highest_ = block.highest;
     const int number = std::min(number_++, kTensors - 1);
     if (zero) {
       if (Coder::kDecodes || block.x) std::fill_n(block.indices, fold.size, 0);
@@ -334,7 +335,7 @@ class Body {
   const LogisticTables& tables_;
   Grid grid_;
   bool dependent_;
-  int64_t highest_;
+  int64_t highest_ = 0;
   std::conditional_t<kMixing, Mixed, Nothing> mixers_;
   std::conditional_t<kMixing, Nothing, Chances> chances_;
   std::vector<Chance> lengths_, leading_, side_;

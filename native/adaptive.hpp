@@ -29,12 +29,12 @@ struct Block {
   const float* x;      // null, or the values whose indices the encoder is to choose
   float inverse;       // of the step, where it does
   int64_t rows, columns;
+  int64_t highest;     // no index is larger, or no position where there are states
 };
 
 struct AdaptiveMode {
   bool mixing;          // best; otherwise balanced
   int states;           // of the dependent quantiser: 0, 4 or 8
-  int64_t highest;      // no index is larger, or no position where there are states
 };
 
 // The stream of the indices; where a block has values, they are chosen on the way and written.

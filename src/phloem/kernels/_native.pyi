@@ -73,7 +73,7 @@ def adaptive_pack(
     shapes: Sequence[tuple[int, int]],
     mixing: bool,
     states: int,
-    highest: int,
+    highest: Sequence[int],
     /,
 ) -> bytes: ...
 def adaptive_unpack(
@@ -83,7 +83,7 @@ def adaptive_unpack(
     shapes: Sequence[tuple[int, int]],
     mixing: bool,
     states: int,
-    highest: int,
+    highest: Sequence[int],
     /,
 ) -> None: ...
 def adaptive_centres(

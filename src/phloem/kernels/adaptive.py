@@ -234,13 +234,13 @@ class _Mixing:
 class _Stream:
     """One stream, in either direction."""
 
-    def __init__(self, coder: Coder, mixing: bool, with_held: bool, states: int, highest: int) -> None:
+    def __init__(self, coder: Coder, mixing: bool, with_held: bool, states: int) -> None:
         self.coder = coder
         self.models = _Mixing(with_held) if mixing else _OneContext()
         self.next = NEXT_STATE[states]
         self.odd_from = states // 2 if states else 1
         self.dependent = states > 0
-        self.highest = highest
+        self.highest = 0
         self.side = [Chance() for _ in range(12)]
         self.lengths = [[Chance() for _ in range(_LENGTH_MOST + 1)] for _ in range(_OCTAVES)]
         self.leading = [[Chance() for _ in range(4)] for _ in range(_LENGTH_MOST + 1)]
@@ -255,6 +255,7 @@ class _Stream:
         held: Sequence[int] | None,
         scaled: FloatArray | None,
         negative: Sequence[bool],
+        highest: int,
     ) -> None:
         """One piece: its indices are read, chosen (where there are values), or filled in."""
         rows, columns = shape
@@ -265,6 +266,7 @@ class _Stream:
         if not self.coder.decodes:
             total = self._total(indices) if scaled is None else _coarse_total(scaled)
         self.was_zero = _Single(self.side[self.was_zero]).code(self.coder, int(total == 0))
+        self.highest = highest
         number = min(self.number, _TENSORS - 1)
         self.number += 1
         if self.was_zero:
@@ -386,11 +388,11 @@ def choose_and_pack(
     held: Sequence[HeldArray],
     shapes: Shapes,
     mixing: bool,
-    highest: int,
+    highest: Sequence[int],
 ) -> tuple[bytes, list[IndexArray]]:
     """The stream of indices that are chosen on the way, and the indices."""
     coder = ArithmeticEncoder()
-    stream = _Stream(coder, mixing, bool(held), 0, highest)
+    stream = _Stream(coder, mixing, bool(held), 0)
     chosen = []
     for number, (array, inverse, shape) in enumerate(zip(arrays, inverses, shapes, strict=True)):
         with np.errstate(over="ignore", under="ignore"):
@@ -398,7 +400,12 @@ def choose_and_pack(
         indices = [0] * array.size
         with np.errstate(over="ignore"):
             stream.piece(
-                shape, indices, held[number].tolist() if held else None, scaled, (array < 0).tolist()
+                shape,
+                indices,
+                held[number].tolist() if held else None,
+                scaled,
+                (array < 0).tolist(),
+                highest[number],
             )
         chosen.append(np.array(indices, dtype=np.int32))
     return coder.finish(), chosen
@@ -410,18 +417,18 @@ def pack(
     shapes: Shapes,
     mixing: bool,
     states: int,
-    highest: int,
+    highest: Sequence[int],
 ) -> bytes:
     """The stream of these indices."""
     coder = ArithmeticEncoder()
-    stream = _Stream(coder, mixing, bool(held), states, highest)
+    stream = _Stream(coder, mixing, bool(held), states)
     for number, (own, shape) in enumerate(zip(indices, shapes, strict=True)):
-        stream.piece(shape, own.tolist(), held[number].tolist() if held else None, None, ())
+        stream.piece(shape, own.tolist(), held[number].tolist() if held else None, None, (), highest[number])
     return coder.finish()
 
 
 def unpack(
-    data: bytes, held: Sequence[HeldArray], shapes: Shapes, mixing: bool, states: int, highest: int
+    data: bytes, held: Sequence[HeldArray], shapes: Shapes, mixing: bool, states: int, highest: Sequence[int]
 ) -> list[IndexArray]:
     """The indices of a stream.
 
@@ -429,11 +436,11 @@ def unpack(
         FormatError: the bytes are not a stream for these shapes, to the last bit.
     """
     coder = ArithmeticDecoder(data)
-    stream = _Stream(coder, mixing, bool(held), states, highest)
+    stream = _Stream(coder, mixing, bool(held), states)
     found = []
     for number, shape in enumerate(shapes):
         indices = [0] * (shape[0] * shape[1])
-        stream.piece(shape, indices, held[number].tolist() if held else None, None, ())
+        stream.piece(shape, indices, held[number].tolist() if held else None, None, (), highest[number])
         found.append(np.array(indices, dtype=np.int32))
     coder.finish()
     return found
