@@ -19,6 +19,7 @@ struct LogisticTables {
   std::vector<uint16_t> squash;                       // 2 * kStretchMost + 1
   std::vector<uint8_t> log16;                         // 64
   std::vector<uint32_t> rates;                        // 256
+  std::vector<uint32_t> priors;                       // 48
 };
 LogisticTables& logistic_tables();
 

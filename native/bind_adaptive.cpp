@@ -96,12 +96,12 @@ void py_values(const Flat<const int32_t>& indices, int states, const Table<float
 
 void bind_adaptive(nb::module_& m) {
   m.def("load_logistic_tables", [](Table<int16_t> middle, Table<int16_t> tail, Table<uint16_t> squash,
-                                   Table<uint8_t> log16, Table<uint32_t> rates) {
+                                   Table<uint8_t> log16, Table<uint32_t> rates, Table<uint32_t> priors) {
     if (middle.size() != 4096 || tail.size() != 4096 || squash.size() != 2 * kStretchMost + 1 || log16.size() != 64 ||
-        rates.size() != 256) {
+        rates.size() != 256 || priors.size() != 48) {
       throw nb::value_error("the tables do not have the sizes that this module was built for");
     }
-    logistic_tables() = {copy(middle), copy(tail), copy(squash), copy(log16), copy(rates)};
+    logistic_tables() = {copy(middle), copy(tail), copy(squash), copy(log16), copy(rates), copy(priors)};
   });
   m.def("adaptive_pack", py_pack);
   m.def("adaptive_unpack", py_unpack);

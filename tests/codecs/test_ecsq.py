@@ -268,10 +268,11 @@ def test_the_adaptive_efforts_meet_bits_and_errors_too(effort: str) -> None:
 
 
 def test_more_effort_takes_fewer_bytes_at_the_same_error() -> None:
+    """Not in frames of a few hundred bytes, which are too short to learn from."""
     if "native" not in kernels.available():
         pytest.skip("the native kernels are not built")
     layout, arrays = _update()
-    for nmse in (0.6, 0.1, 0.005):
+    for nmse in (0.3, 0.1, 0.005):
         sizes = [
             len(codec_from({"codec": "ecsq", "nmse": nmse, "effort": effort}).encode(arrays, layout))
             for effort in ("fast", "balanced", "best")

@@ -63,6 +63,7 @@ def load_logistic_tables(
     squash: npt.NDArray[np.uint16],
     log16: npt.NDArray[np.uint8],
     rates: npt.NDArray[np.uint32],
+    priors: npt.NDArray[np.uint32],
     /,
 ) -> None: ...
 def adaptive_pack(

@@ -23,9 +23,9 @@ class Chance:
 
     __slots__ = ("share", "uses")
 
-    def __init__(self) -> None:
-        self.share = SHARE_ONE >> 1
-        self.uses = 0
+    def __init__(self, share: int = SHARE_ONE >> 1, uses: int = 0) -> None:
+        self.share = share
+        self.uses = uses
 
     @property
     def safe(self) -> int:

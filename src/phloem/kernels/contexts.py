@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from phloem.kernels.chances import Chance, Flag, Mixer, Single
-from phloem.kernels.logistic import log16
+from phloem.kernels.logistic import log16, logistic_tables
 from phloem.kernels.surroundings import Surroundings
 
 OCTAVES, TENSORS = 24, 128
 _LEVELS, _NEAR, _SIDES, _AROUND, _HELD = 48, 10, 40, 64, 8
+#: How much the priors of `balanced` weigh.
+_PRIOR_USES = 2
 
 
 class Site:
@@ -33,7 +35,8 @@ class OneContext:
     """The models of `balanced`."""
 
     def __init__(self) -> None:
-        self._flags = [[Chance() for _ in range(2 * _LEVELS * _NEAR)] for _ in range(3)]
+        priors = [int(prior) for prior in logistic_tables().priors for _ in range(_NEAR)]
+        self._flags = [[Chance(prior, _PRIOR_USES) for prior in priors + priors] for _ in range(3)]
         self._signs = [Chance() for _ in range(256)]
 
     def flags(self, site: Site) -> Iterator[Flag]:

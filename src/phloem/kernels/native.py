@@ -245,7 +245,12 @@ def _load() -> None:
     )
     logistic = logistic_tables()
     _native.load_logistic_tables(
-        logistic.stretch_middle, logistic.stretch_tail, logistic.squash, logistic.log16, logistic.rates
+        logistic.stretch_middle,
+        logistic.stretch_tail,
+        logistic.squash,
+        logistic.log16,
+        logistic.rates,
+        logistic.priors,
     )
 
 
