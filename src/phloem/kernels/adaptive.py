@@ -4,8 +4,8 @@ A stream codes the pieces of one part, row by row, with one arithmetic coder (`a
 learnt on the way. Both ends do the same integer arithmetic; nothing else is sent.
 
 * A chance is a probability of a one in 22 bits and its number of uses; coded within 32 of either end. It begins at
-  one half without uses (the flags of `balanced`: at `LogisticTables.priors` by level, with two), and moves by 2 / (2 n + 3) of the error on its n-th use, the error times 131,072 // (2 n + 3) shifted
-  down by 16, n at most 255.
+  one half without uses (the flags of `balanced`: at `LogisticTables.priors` by level, with two). It moves by
+  2 / (2 n + 3) of the error on its n-th use: the error times 131,072 // (2 n + 3), shifted down by 16, n at most 255.
 * A mixer (effort `best`) has a set of chances for each of its contexts. The inputs are their logistic inverses and
   some numbers of its own, the output the logistic function of (sum of inputs * weights + 2**15) >> 16 within
   +-2,815. Then error = ((65,536 bit - output) * rate) >> 4, and every weight moves by
