@@ -34,6 +34,7 @@ struct Fold {
 
 constexpr int kLevels = 48, kNear = 10, kSides = 40, kAround = 64, kRowLevels = 32, kColumnLevels = 16;
 constexpr int kOctaves = 24, kTensors = 128, kHeld = 8, kSigns = 16;
+constexpr uint32_t kPriorUses = 2;
 constexpr int kLevelMost = 40, kExponentMost = 23;
 // Squared steps per sixteenth of a bit: an encoder's choice.
 constexpr float kWeight = 1.0f / 120.0f;
@@ -54,7 +55,12 @@ inline int held_size(int held) {
 
 // The chances of one context each.
 struct Chances {
-  Chances() : zero(2 * kLevels * kNear), more(zero.size()), most(zero.size()), sign(kSigns * kSigns) {}
+  explicit Chances(const std::vector<uint32_t>& priors)
+      : zero(2 * kLevels * kNear), more(zero.size()), most(zero.size()), sign(kSigns * kSigns) {
+    for (size_t i = 0; i < zero.size(); ++i) {
+      zero[i].state = more[i].state = most[i].state = priors[i / kNear % kLevels] << 10 | kPriorUses;
+    }
+  }
   std::vector<Chance> zero, more, most, sign;
 };
 
@@ -84,7 +90,7 @@ class Body {
 
  public:
   Body(Coder& coder, const AdaptiveMode& mode)
-      : coder_(coder), tables_(logistic_tables()), grid_(mode.states), dependent_(mode.states != 0), highest_(mode.highest),
+      : coder_(coder), tables_(logistic_tables()), grid_(mode.states), dependent_(mode.states != 0),
         lengths_(kOctaves * 32), leading_(32 * 4), side_(16) {}
 
   void piece(const Block& block) {
@@ -93,6 +99,7 @@ class Body {
     const uint64_t total = Coder::kDecodes ? 0 : block.x ? coarse_total(block) : total_of(block.indices, fold.size);
     const bool zero = adaptive_bit(side_[was_zero_], total == 0);
     was_zero_ = zero;
+    highest_ = block.highest;
     const int number = std::min(number_++, kTensors - 1);
     if (zero) {
       if (Coder::kDecodes || block.x) std::fill_n(block.indices, fold.size, 0);
@@ -330,13 +337,18 @@ class Body {
     return value + 2;
   }
 
+  std::conditional_t<kMixing, Nothing, Chances> made() const {
+    if constexpr (kMixing) return {};
+    else return Chances(tables_.priors);
+  }
+
   Coder& coder_;
   const LogisticTables& tables_;
   Grid grid_;
   bool dependent_;
-  int64_t highest_;
+  int64_t highest_ = 0;
   std::conditional_t<kMixing, Mixed, Nothing> mixers_;
-  std::conditional_t<kMixing, Nothing, Chances> chances_;
+  std::conditional_t<kMixing, Nothing, Chances> chances_ = made();
   std::vector<Chance> lengths_, leading_, side_;
   size_t was_zero_ = 0;
   int number_ = 0, level_ = -6;

@@ -19,6 +19,7 @@ struct LogisticTables {
   std::vector<uint16_t> squash;                       // 2 * kStretchMost + 1
   std::vector<uint8_t> log16;                         // 64
   std::vector<uint32_t> rates;                        // 256
+  std::vector<uint32_t> priors;                       // 48
 };
 LogisticTables& logistic_tables();
 
@@ -29,12 +30,12 @@ struct Block {
   const float* x;      // null, or the values whose indices the encoder is to choose
   float inverse;       // of the step, where it does
   int64_t rows, columns;
+  int64_t highest;     // no index is larger, or no position where there are states
 };
 
 struct AdaptiveMode {
   bool mixing;          // best; otherwise balanced
   int states;           // of the dependent quantiser: 0, 4 or 8
-  int64_t highest;      // no index is larger, or no position where there are states
 };
 
 // The stream of the indices; where a block has values, they are chosen on the way and written.

@@ -15,8 +15,8 @@ using Flat = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Shapes = std::vector<std::pair<int64_t, int64_t>>;
 
 std::vector<Block> blocks_of(const std::vector<Flat<int32_t>>& indices, const std::vector<Flat<const int8_t>>& held,
-                             const Shapes& shapes) {
-  if (indices.size() != shapes.size() || (!held.empty() && held.size() != shapes.size())) {
+                             const Shapes& shapes, const std::vector<int64_t>& highest) {
+  if (indices.size() != shapes.size() || highest.size() != shapes.size() || (!held.empty() && held.size() != shapes.size())) {
     throw nb::value_error("expected as many arrays as shapes");
   }
   std::vector<Block> blocks;
@@ -27,7 +27,7 @@ std::vector<Block> blocks_of(const std::vector<Flat<int32_t>>& indices, const st
         (!held.empty() && static_cast<int64_t>(held[i].size()) != size)) {
       throw nb::value_error("an array does not have its shape's size");
     }
-    blocks.push_back({indices[i].data(), held.empty() ? nullptr : held[i].data(), nullptr, 0.0f, rows, columns});
+    blocks.push_back({indices[i].data(), held.empty() ? nullptr : held[i].data(), nullptr, 0.0f, rows, columns, highest[i]});
   }
   return blocks;
 }
@@ -39,9 +39,9 @@ void check_states(int states) {
 // Chooses the indices where there are values, and takes them as they are where there are none.
 nb::bytes py_pack(const std::vector<Flat<const float>>& values, const std::vector<float>& inverses,
                   const std::vector<Flat<int32_t>>& indices, const std::vector<Flat<const int8_t>>& held,
-                  const Shapes& shapes, bool mixing, int states, int64_t highest) {
+                  const Shapes& shapes, bool mixing, int states, const std::vector<int64_t>& highest) {
   check_states(states);
-  auto blocks = blocks_of(indices, held, shapes);
+  auto blocks = blocks_of(indices, held, shapes, highest);
   if (!values.empty() && (values.size() != blocks.size() || inverses.size() != blocks.size() || states)) {
     throw nb::value_error("expected as many values and inverses as shapes, and no states");
   }
@@ -53,19 +53,19 @@ nb::bytes py_pack(const std::vector<Flat<const float>>& values, const std::vecto
   std::string body;
   {
     nb::gil_scoped_release release;
-    body = adaptive_pack(blocks, {mixing, states, highest});
+    body = adaptive_pack(blocks, {mixing, states});
   }
   return nb::bytes(body.data(), body.size());
 }
 
 void py_unpack(const nb::bytes& body, const std::vector<Flat<int32_t>>& indices,
                const std::vector<Flat<const int8_t>>& held, const Shapes& shapes, bool mixing, int states,
-               int64_t highest) {
+               const std::vector<int64_t>& highest) {
   check_states(states);
-  const auto blocks = blocks_of(indices, held, shapes);
+  const auto blocks = blocks_of(indices, held, shapes, highest);
   const std::span<const uint8_t> data(static_cast<const uint8_t*>(body.data()), body.size());
   nb::gil_scoped_release release;
-  adaptive_unpack(data, blocks, {mixing, states, highest});
+  adaptive_unpack(data, blocks, {mixing, states});
 }
 
 std::vector<int64_t> py_centres(const Flat<const float>& x, const Flat<const int32_t>& indices, float inverse,
@@ -96,12 +96,12 @@ void py_values(const Flat<const int32_t>& indices, int states, const Table<float
 
 void bind_adaptive(nb::module_& m) {
   m.def("load_logistic_tables", [](Table<int16_t> middle, Table<int16_t> tail, Table<uint16_t> squash,
-                                   Table<uint8_t> log16, Table<uint32_t> rates) {
+                                   Table<uint8_t> log16, Table<uint32_t> rates, Table<uint32_t> priors) {
     if (middle.size() != 4096 || tail.size() != 4096 || squash.size() != 2 * kStretchMost + 1 || log16.size() != 64 ||
-        rates.size() != 256) {
+        rates.size() != 256 || priors.size() != 48) {
       throw nb::value_error("the tables do not have the sizes that this module was built for");
     }
-    logistic_tables() = {copy(middle), copy(tail), copy(squash), copy(log16), copy(rates)};
+    logistic_tables() = {copy(middle), copy(tail), copy(squash), copy(log16), copy(rates), copy(priors)};
   });
   m.def("adaptive_pack", py_pack);
   m.def("adaptive_unpack", py_unpack);

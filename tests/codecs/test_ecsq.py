@@ -317,3 +317,52 @@ def test_a_senders_residual_is_the_same_by_either_way(kernel: str, bits: float) 
     Ecsq.subtract_encoded(body, layout, rest)
     wanted = [a - d for a, d in zip(arrays, Ecsq.decode(body, layout), strict=True)]
     assert [array.tobytes() for array in rest] == [array.tobytes() for array in wanted]
+
+
+@pytest.mark.parametrize("effort", ["balanced", "best"])
+def test_the_adaptive_efforts_meet_bits_and_errors_too(effort: str) -> None:
+    if "native" not in kernels.available():
+        pytest.skip("the native kernels are not built")
+    layout, arrays = _update()
+    for bits in (0.05, 0.25, 1.0, 4.0):
+        size = len(codec_from({"codec": "ecsq", "bits": bits, "effort": effort}).encode(arrays, layout))
+        assert abs(8 * size / layout.size / bits - 1) <= (0.02 if bits >= 0.25 else 0.06)
+    for nmse in (0.5, 0.01):
+        codec = codec_from({"codec": "ecsq", "nmse": nmse, "effort": effort})
+        body = codec.encode(arrays, layout)
+        assert abs(_nmse(arrays, codec.decode(body, layout)) / nmse - 1) <= 0.02
+
+
+def test_best_takes_fewer_bytes_than_fast_at_the_same_error_even_where_there_is_little_to_learn() -> None:
+    if "native" not in kernels.available():
+        pytest.skip("the native kernels are not built")
+    layout, arrays = _update()
+    for nmse in (0.6, 0.3, 0.1, 0.005):
+        fast, best = (
+            len(codec_from({"codec": "ecsq", "nmse": nmse, "effort": effort}).encode(arrays, layout))
+            for effort in ("fast", "best")
+        )
+        assert best < fast
+
+
+@pytest.mark.parametrize("effort", ["balanced", "best"])
+def test_the_step_of_an_adaptive_body_is_a_guess_for_the_next(effort: str) -> None:
+    layout, arrays = _update()
+    body = codec_from({"codec": "ecsq", "step": 0.02, "effort": effort}).encode(arrays, layout)
+    assert Ecsq.last_step(body) == pytest.approx(0.02, rel=2e-3)
+
+
+def test_best_uses_an_update_that_both_ends_hold_and_the_others_do_not() -> None:
+    layout, held = _update(seed=1)
+    arrays = [array + 0.2 * noise for array, noise in zip(held, _update(seed=2)[1], strict=True)]
+    for effort in ("fast", "balanced", "best"):
+        codec = codec_from({"codec": "ecsq", "step": 0.01, "effort": effort})
+        alone = codec.encode(arrays, layout)
+        together = codec.encode(arrays, layout, Hints(held=held))
+        if effort != "best":
+            assert together == alone
+            continue
+        assert len(together) < 0.9 * len(alone)
+        assert _nmse(arrays, codec.decode(together, layout, held)) < 0.5
+        with pytest.raises(FormatError, match="needs the update"):
+            codec.decode(together, layout)

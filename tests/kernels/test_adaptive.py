@@ -53,6 +53,27 @@ def test_both_kernels_write_the_same_body_and_read_the_same_values(
             assert (np.abs(array.astype(np.float64) - values) <= 3 * step.value).all()
 
 
+@pytest.mark.parametrize("effort", EFFORTS)
+@pytest.mark.parametrize("kind", ["student", "sparse", "largest"])
+def test_both_kernels_agree_on_dependent_quantisation(
+    native: ModuleType, make_update: MakeUpdate, kind: str, effort: efforts.Effort
+) -> None:
+    arrays = make_update(kind, [(15, 40), (7,), (0, 3), (), (90,)], 1)
+    for ratio, quarters in ((1.5, ()), (0.2, (0, 4, 0, -2, 1))):
+        grid = step_for([2 * array for array in arrays if kind != "largest"] or arrays, ratio)
+        bodies = [
+            efforts.encode(kernels, arrays, grid, effort, importances=quarters, weight=192)
+            for kernels in (native, reference)
+        ]
+        assert bodies[0] == bodies[1]
+        ours, theirs = (decoded(kernels, bodies[0], arrays) for kernels in (native, reference))
+        assert [a.tobytes() for a in ours] == [a.tobytes() for a in theirs]
+        for array, values in zip(arrays, ours, strict=True):
+            assert np.isfinite(values).all()
+            away = np.abs(array.astype(np.float64) - values)
+            assert (away <= 6 * grid.value * (2.0**0.5 if quarters else 1.0)).all()
+
+
 def test_a_long_vector_is_folded_in_both_kernels(native: ModuleType, make_update: MakeUpdate) -> None:
     arrays = make_update("student", [(4096,), (4700,)], 1)
     step = step_for(arrays, 6.0)
@@ -98,13 +119,13 @@ def test_any_indices_come_back_from_either_kernel(mixing: bool, states: int, dat
             for r, c in shapes
         ]
     stream = reference.adaptive_pack(indices, held, shapes, mixing, states)
-    back = reference.adaptive_unpack(stream, held, shapes, mixing, states, (1 << 24) - 1)
+    back = reference.adaptive_unpack(stream, held, shapes, mixing, states, [(1 << 24) - 1] * len(shapes))
     assert [a.tolist() for a in back] == [a.tolist() for a in indices]
     if "native" in available():
         import phloem.kernels.native as native
 
         assert native.adaptive_pack(indices, held, shapes, mixing, states) == stream
-        back = native.adaptive_unpack(stream, held, shapes, mixing, states, (1 << 24) - 1)
+        back = native.adaptive_unpack(stream, held, shapes, mixing, states, [(1 << 24) - 1] * len(shapes))
         assert [a.tolist() for a in back] == [a.tolist() for a in indices]
 
 
@@ -171,7 +192,8 @@ def test_a_damaged_body_is_refused_or_decodes_alike_and_leaves_arrays_as_they_we
     native: ModuleType, make_update: MakeUpdate, effort: efforts.Effort
 ) -> None:
     arrays = make_update("student", [(9, 11), (20,)], 3)
-    body = efforts.encode(native, arrays, step_for(arrays, 0.7), effort)
+    weight = 192 if effort == "best" else 0
+    body = efforts.encode(native, arrays, step_for(arrays, 0.7), effort, weight=weight)
     rng = np.random.default_rng(0)
     refused = 0
     for _ in range(150):

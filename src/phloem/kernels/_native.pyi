@@ -88,6 +88,7 @@ def load_logistic_tables(
     squash: npt.NDArray[np.uint16],
     log16: npt.NDArray[np.uint8],
     rates: npt.NDArray[np.uint32],
+    priors: npt.NDArray[np.uint32],
     /,
 ) -> None: ...
 def adaptive_pack(
@@ -98,7 +99,7 @@ def adaptive_pack(
     shapes: Sequence[tuple[int, int]],
     mixing: bool,
     states: int,
-    highest: int,
+    highest: Sequence[int],
     /,
 ) -> bytes: ...
 def adaptive_unpack(
@@ -108,7 +109,7 @@ def adaptive_unpack(
     shapes: Sequence[tuple[int, int]],
     mixing: bool,
     states: int,
-    highest: int,
+    highest: Sequence[int],
     /,
 ) -> None: ...
 def adaptive_centres(

@@ -74,7 +74,6 @@ class AdaptiveKernels(Protocol):
         held: Sequence[HeldArray],
         shapes: Sequence[tuple[int, int]],
         mixing: bool,
-        highest: int,
     ) -> tuple[bytes, list[IndexArray]]:
         """The stream of indices that are chosen on the way, with the scalar quantiser, and the indices."""
         ...
@@ -107,7 +106,7 @@ class AdaptiveKernels(Protocol):
         shapes: Sequence[tuple[int, int]],
         mixing: bool,
         states: int,
-        highest: int,
+        highest: Sequence[int],
     ) -> list[IndexArray]:
         """The indices of a stream, or FormatError."""
         ...
@@ -125,19 +124,18 @@ class _Plan:
 
     pieces: tuple[tuple[Piece, ...], ...]
     steps: list[Step]
-    highest: int
     shapes: tuple[tuple[int, ...], ...]
 
     @classmethod
     def of(cls, shapes: tuple[tuple[int, ...], ...], step: Step, importances: Sequence[int]) -> _Plan:
         """The plan for these shapes."""
-        steps, highest = steps_of(step, importances, len(shapes))
+        steps, _ = steps_of(step, importances, len(shapes))
         parts: list[list[Piece]] = []
         for piece in partition(shapes):
             if piece.part == len(parts):
                 parts.append([])
             parts[piece.part].append(piece)
-        return cls(tuple(map(tuple, parts)), steps, highest, shapes)
+        return cls(tuple(map(tuple, parts)), steps, shapes)
 
     def block(self, piece: Piece) -> tuple[int, int]:
         """The rows and columns of a piece."""
@@ -181,7 +179,7 @@ def encode(
             own = dependent[number]
             return kernels.adaptive_pack(own, near, blocks, mixing, states), own
         steps = [plan.steps[piece.tensor] for piece in part]
-        return kernels.adaptive_choose(cut[number], steps, near, blocks, mixing, plan.highest)
+        return kernels.adaptive_choose(cut[number], steps, near, blocks, mixing)
 
     packed = _each(pack, range(len(plan.pieces)))
     indices = [own for _, own in packed]
@@ -246,7 +244,8 @@ def decode_into(
         part, data = job
         near = [_held_positions(known, piece, plan, states) for piece in part] if known is not None else []
         blocks = [plan.block(piece) for piece in part]
-        return kernels.adaptive_unpack(data, near, blocks, mixing, states, plan.highest)
+        highest = [plan.steps[piece.tensor].magnitude_highest for piece in part]
+        return kernels.adaptive_unpack(data, near, blocks, mixing, states, highest)
 
     streams = _streams(body, position, len(plan.pieces))
     decoded = _each(unpack, list(zip(plan.pieces, streams, strict=True)))

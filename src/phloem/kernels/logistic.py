@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cache
+from math import isqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,8 @@ class LogisticTables:
 
     Shapes: `squash` (5631,), from -STRETCH_MOST up, in 65,536ths; `stretch_middle` (4096,) by the upper twelve
     bits of a 22-bit probability; `stretch_tail` (4096,) by a probability below 1/64, without its last four bits;
-    `log16` (64,), sixteen times log2 of 1 + i / 64, rounded; `rates` (256,) in 65,536ths.
+    `log16` (64,), sixteen times log2 of 1 + i / 64, rounded; `rates` (256,) in 65,536ths; `priors`
+    (48,), m / (1 + m) in 2**22nds for m of 2**-11 up in half-octaves: the flags of a geometric model.
     """
 
     stretch_middle: npt.NDArray[np.int16]
@@ -40,6 +42,7 @@ class LogisticTables:
     squash: npt.NDArray[np.uint16]
     log16: npt.NDArray[np.uint8]
     rates: npt.NDArray[np.uint32]
+    priors: npt.NDArray[np.uint32]
 
 
 @cache
@@ -56,6 +59,9 @@ def logistic_tables() -> LogisticTables:
         squash=np.array(squash, dtype=np.uint16),
         log16=np.array(log16, dtype=np.uint8),
         rates=np.array([131072 // (2 * n + 3) for n in range(USES_MOST + 1)], dtype=np.uint32),
+        priors=np.array(
+            [(1 << 54) // ((1 << 32) + isqrt(1 << (86 - level))) for level in range(48)], dtype=np.uint32
+        ),
     )
 
 

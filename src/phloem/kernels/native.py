@@ -190,10 +190,10 @@ def adaptive_choose(
     held: Sequence[HeldArray],
     shapes: Sequence[tuple[int, int]],
     mixing: bool,
-    highest: int,
 ) -> tuple[bytes, list[IndexArray]]:
     """The stream of indices that are chosen on the way, and the indices."""
     indices = [np.empty(array.size, dtype=np.int32) for array in arrays]
+    highest = [step.magnitude_highest for step in steps]
     inverses = [float(np.float32(1.0) / np.float32(step.value)) for step in steps]
     data = _native.adaptive_pack(
         list(arrays), inverses, indices, list(held), list(shapes), mixing, 0, highest
@@ -209,7 +209,7 @@ def adaptive_pack(
     states: int,
 ) -> bytes:
     """The stream of these indices."""
-    fields = (list(indices), list(held), list(shapes), mixing, states, MAGNITUDE_HIGHEST)
+    fields = (list(indices), list(held), list(shapes), mixing, states, [MAGNITUDE_HIGHEST] * len(shapes))
     return bytes(_native.adaptive_pack([], [], *fields))
 
 
@@ -219,7 +219,7 @@ def adaptive_unpack(
     shapes: Sequence[tuple[int, int]],
     mixing: bool,
     states: int,
-    highest: int,
+    highest: Sequence[int],
 ) -> list[IndexArray]:
     """The indices of a stream.
 
@@ -228,7 +228,7 @@ def adaptive_unpack(
     """
     indices = [np.empty(rows * columns, dtype=np.int32) for rows, columns in shapes]
     try:
-        _native.adaptive_unpack(data, indices, list(held), list(shapes), mixing, states, highest)
+        _native.adaptive_unpack(data, indices, list(held), list(shapes), mixing, states, list(highest))
     except _native.FormatError as error:
         raise FormatError(str(error), hint="The frame is damaged, or meant for another model.") from None
     return indices
@@ -297,7 +297,12 @@ def _load() -> None:
     )
     logistic = logistic_tables()
     _native.load_logistic_tables(
-        logistic.stretch_middle, logistic.stretch_tail, logistic.squash, logistic.log16, logistic.rates
+        logistic.stretch_middle,
+        logistic.stretch_tail,
+        logistic.squash,
+        logistic.log16,
+        logistic.rates,
+        logistic.priors,
     )
 
 

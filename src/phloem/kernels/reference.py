@@ -125,10 +125,10 @@ def adaptive_choose(
     held: Sequence[HeldArray],
     shapes: Sequence[tuple[int, int]],
     mixing: bool,
-    highest: int,
 ) -> tuple[bytes, list[IndexArray]]:
     """The stream of indices that are chosen on the way, and the indices."""
     inverses = [np.float32(1.0) / np.float32(step.value) for step in steps]
+    highest = [step.magnitude_highest for step in steps]
     return adaptive.choose_and_pack(arrays, inverses, held, shapes, mixing, highest)
 
 
@@ -140,7 +140,7 @@ def adaptive_pack(
     states: int,
 ) -> bytes:
     """The stream of these indices."""
-    return adaptive.pack(indices, held, shapes, mixing, states, MAGNITUDE_HIGHEST)
+    return adaptive.pack(indices, held, shapes, mixing, states, [MAGNITUDE_HIGHEST] * len(shapes))
 
 
 def adaptive_unpack(
@@ -149,7 +149,7 @@ def adaptive_unpack(
     shapes: Sequence[tuple[int, int]],
     mixing: bool,
     states: int,
-    highest: int,
+    highest: Sequence[int],
 ) -> list[IndexArray]:
     """The indices of a stream.
 
