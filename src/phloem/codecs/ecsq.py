@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
@@ -39,7 +39,7 @@ class _Encode:
         return fitted, backend().ecsq_encode(self.arrays, fitted, self.importances)
 
 
-def _weights(importance: Mapping[str, float], layout: Layout) -> list[float] | None:
+def _weights(importance: Mapping[str, float] | None, layout: Layout) -> list[float] | None:
     """The weight of every tensor, or None where there are no importances."""
     if not importance:
         return None
@@ -103,7 +103,7 @@ class Ecsq(FromConfig):
     step: float | None = None
     nmse: float | None = None
     effort: Literal["fast"] = "fast"
-    importance: Mapping[str, float] = field(default_factory=dict)
+    importance: Mapping[str, float] | None = None
 
     name: ClassVar[str] = "ecsq"
     code: ClassVar[int] = 1
@@ -124,12 +124,12 @@ class Ecsq(FromConfig):
         check_number("codec 'ecsq'", given[0], getattr(self, given[0]), low, high)
         if self.effort != "fast":
             raise ConfigError(f"codec 'ecsq' has no effort {self.effort!r}", hint="version 0 has 'fast'")
-        if not isinstance(self.importance, Mapping):
+        if not isinstance(self.importance, Mapping | None):
             raise ConfigError(
                 f"codec 'ecsq': 'importance' must be a table, found {self.importance!r:.40}",
                 hint='for example importance = {"head*" = 4.0}',
             )
-        for pattern, weight in self.importance.items():
+        for pattern, weight in (self.importance or {}).items():
             check_number("codec 'ecsq'", f"importance.{pattern}", weight, 1e-6, 1e6)
 
     def encode(self, arrays: Sequence[Array], layout: Layout, hints: Hints = NO_HINTS) -> bytes:
