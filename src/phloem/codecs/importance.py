@@ -11,7 +11,7 @@ from phloem.kernels.steps import IMPORTANCE_REACH
 from phloem.tensors import Array, Layout
 
 
-def weights_of(importance: Mapping[str, float], layout: Layout) -> list[float] | None:
+def weights_of(importance: Mapping[str, float] | None, layout: Layout) -> list[float] | None:
     """The weight of every tensor, or None where there are no importances."""
     if not importance:
         return None
