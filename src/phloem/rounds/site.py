@@ -51,8 +51,16 @@ class Position:
 class Site:
     """One site of a run. `receive` an order, train if it says so, `reply` with the trained state."""
 
-    def __init__(self, name: str, plan: Plan, state: State, emit: events.Emit = events.ignore) -> None:
-        self.name, self.plan, self.emit = name, plan, emit
+    def __init__(
+        self,
+        name: str,
+        plan: Plan,
+        state: State,
+        emit: events.Emit = events.ignore,
+        trunks: dict[bytes, State] | None = None,
+    ) -> None:
+        """`trunks` are states by chain id: sites of one process that decoded the same bits keep them once."""
+        self.name, self.plan, self.emit, self.trunks = name, plan, emit, trunks
         self.layout = Layout.of(state)
         self.index = plan.index(name)
         if self.layout.digest != plan.layout or state_digest(state) != plan.initial_state:
@@ -60,7 +68,7 @@ class Site:
                 f"site '{name}' starts from another model than the plan",
                 hint="check that every site has the same task, options, seed and library versions",
             )
-        self.at = Position(0, plan.genesis, state, digest=plan.initial_state)
+        self.at = self._shared(Position(0, plan.genesis, state, digest=plan.initial_state))
 
     def receive(self, message: bytes) -> Work:
         """Applies the order's frames and settles the update in flight.
@@ -85,6 +93,7 @@ class Site:
                 hint="the two ends run different decoders: compare library and kernel versions",
             )
         choice = self._choice(order)
+        at = self._shared(at)
         self.emit(events.StateReached(order.round, self.name, at.chain.hex(), digest))
         self.at, self._codec = replace(at, digest=digest), choice.codec
         train = order.train and at.residual.sent is None
@@ -189,6 +198,26 @@ class Site:
         residual = self._settled(at.residual, at.round, known)
         return Position(order.round, order.key_chain, self.layout.named(key.decode()), residual)
 
+    def _shared(self, at: Position) -> Position:
+        """The same position, on the arrays that other sites of this process stand on if they hold the same bits."""
+        if self.trunks is None:
+            return at
+        if at.chain not in self.trunks:
+            self.trunks[at.chain] = {name: _read_only(array) for name, array in at.state.items()}
+        known = self.trunks[at.chain]
+        same = all(known[name].tobytes() == at.state[name].tobytes() for name in known)
+        return replace(at, state=known) if same else at
+
+    def owned(self) -> dict[str, Array]:
+        """The residual's arrays by name; empty where nothing is owed."""
+        owed = self.at.residual.owed
+        return {} if owed is None else self.layout.named(owed)
+
+    def own(self, owed: dict[str, Array]) -> None:
+        """Takes the residual's arrays from where they were kept; with none, lets go of them until then."""
+        arrays = tuple(self.layout.arrays(owed)) if owed else None
+        self.at = replace(self.at, residual=replace(self.at.residual, owed=arrays))
+
     def save(self) -> tuple[dict[str, Any], dict[str, Array], State]:
         """Where the site stands, as (facts, residual arrays, state), for a store."""
         residual = self.at.residual
@@ -200,8 +229,7 @@ class Site:
             "sent": None if residual.sent is None else residual.sent.hex(),
             "examples": self.at.examples,
         }
-        owed = {} if residual.owed is None else self.layout.named(residual.owed)
-        return json.loads(canonical.dumps(facts)), owed, self.at.state
+        return json.loads(canonical.dumps(facts)), self.owned(), self.at.state
 
     def load(self, facts: dict[str, Any], owed: dict[str, Array], state: State) -> None:
         """Stands again where `save` was called."""
@@ -211,7 +239,13 @@ class Site:
             facts["step"],
         )
         chain, digest, examples = bytes.fromhex(facts["chain"]), facts["digest"], facts["examples"]
-        self.at = Position(facts["round"], chain, state, residual, digest, examples)
+        self.at = self._shared(Position(facts["round"], chain, state, residual, digest, examples))
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def difference(after: list[Array], before: list[Array]) -> list[Array]:

@@ -83,6 +83,8 @@ def pack(
         frame = bytes([MAGIC + VERSION, kind | STAND_ALONE]) + varint.pack(len(head)) + head
     else:
         frame = bytes([MAGIC + VERSION, kind])
+    if isinstance(codec, Ecsq) and codec.bytes is not None:
+        codec = codec.within(codec.bytes - len(frame) - CHECKSUM_BYTES)
     frame += codec.encode(arrays, layout, hints)
     return frame + _checksum(frame, "" if with_layout else layout.digest)
 
