@@ -122,7 +122,9 @@ def decode_bytes(body: Buffer, dtype: str, size_bytes: int, base: Buffer | None 
             start += 1
         start = _decode_chunk(data, start, here, near, exponent_bits)
     if data.size - start != rest.size:
-        raise FormatError(f"lossless: expected {rest.size} bytes after the last chunk, found {data.size - start}")
+        raise FormatError(
+            f"lossless: expected {rest.size} bytes after the last chunk, found {data.size - start}"
+        )
     rest[:] = data[start:]
     return out.data
 

@@ -6,7 +6,9 @@
 >>> folder = pathlib.Path(tempfile.mkdtemp())
 >>> save_file({"w": np.zeros((64, 64), np.float32)}, folder / "base.safetensors")
 >>> save_file({"w": np.linspace(-1, 1, 4096, dtype=np.float32).reshape(64, 64)}, folder / "new.safetensors")
->>> made = encode_file(folder / "new.safetensors", folder / "update.phl", base=folder / "base.safetensors", nmse=0.01)
+>>> made = encode_file(
+...     folder / "new.safetensors", folder / "update.phl", base=folder / "base.safetensors", nmse=0.01
+... )
 >>> decode_file(folder / "update.phl", folder / "again.safetensors", base=folder / "base.safetensors").tensors
 1
 >>> inspect_file(folder / "update.phl").parameters

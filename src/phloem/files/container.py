@@ -3,18 +3,15 @@
     byte 0      0xB0 + version
     byte 1      codec of the sections that are not exact (low 6 bits) · 0x80; `lossless`: all sections are exact
     number n    n bytes of head (`phloem.wire.contents`)
-    one section (`phloem.files.sections`): its body. More, and then the head says so: for each section
-
-        number  the length of its body
-        ...     its body
-        4       CRC-32 of everything before, but not after the last section
-
+    ...         one section (`phloem.files.sections`): its body
+                more, and then the head says so: for each section number n · n bytes of body
     2           if the head says so, Σ(restored − new)² ÷ Σ(new − base)² as the upper half of a float32
     last 4      CRC-32 (little-endian) of everything before
 
 The body of an exact section is that of `phloem.codecs.lossless` for its tensors' bytes one after another, against
 the base's bytes of the same tensors (in the new type, if theirs is another). Other bodies are the codec's, for the
-float32 differences. A frame of `phloem.encode` is one with a single section of float32, whatever its size.
+float32 differences; `phloem.files.dtypes` says how they are added. A frame of `phloem.encode` is one with a single
+section of float32, whatever its size.
 """
 
 from __future__ import annotations
@@ -30,16 +27,17 @@ import numpy as np
 from phloem import varint
 from phloem.codecs.base import Codec
 from phloem.codecs.casts import from_bf16, to_bf16
+from phloem.codecs.lossless import Lossless
 from phloem.codecs.registry import codec_for_code
 from phloem.errors import ConfigError, FormatError
-from phloem.files.exact import Lossless
 from phloem.files.sections import Section, sections
-from phloem.wire.contents import LARGEST_TABLE_BYTES, Head
+from phloem.wire.contents import LARGEST_TABLE_BYTES, Contents, Head
 from phloem.wire.frame import CHECKSUM_BYTES, CODEC_CODE, MAGIC, STAND_ALONE, VERSION
 
 _ERROR_BYTES = 2
 #: No codec needs more than this for a section, so a longer one is refused before it is read.
 _MOST_BYTES_PER_PARAMETER, _MOST_BYTES_BESIDE = 16, 1 << 17
+_PIECE = 1 << 20
 
 
 class FrameWriter:
@@ -58,8 +56,6 @@ class FrameWriter:
         if self._head.has_sections:
             self._put(varint.pack(len(body)))
         self._put(body)
-        if self._left:
-            self._put(self._checksum())
 
     def finish(self, error: float | None) -> None:
         """Puts what follows the last section."""
@@ -67,10 +63,7 @@ class FrameWriter:
         assert (error is not None) == self._head.has_error
         if error is not None:
             self._put(to_bf16(np.array([error], np.float32)).astype("<u2").tobytes())
-        self._put(self._checksum())
-
-    def _checksum(self) -> bytes:
-        return struct.pack("<I", self._crc)
+        self._put(struct.pack("<I", self._crc))
 
     def _put(self, data: bytes) -> None:
         self._file.write(data)
@@ -78,15 +71,15 @@ class FrameWriter:
         self.size_bytes += len(data)
 
 
-@dataclass
+@dataclass(frozen=True)
 class FrameReader:
-    """A stand-alone frame in an open file, its head read and its sections not yet.
+    """A stand-alone frame in an open file whose checksum was right; its sections are read one by one.
 
     Attributes:
         codec: the codec of sections that are not exact; `Lossless` where all are.
         head: names, shapes, dtypes and base.
         size_bytes: the size of the whole frame.
-        error: the measured error, once the last section was read; None where there is none.
+        error: the measured error, or None where the frame has none.
     """
 
     codec: type[Codec]
@@ -94,7 +87,6 @@ class FrameReader:
     size_bytes: int
     error: float | None
     _file: BinaryIO
-    _crc: int
     _start: int
 
     @classmethod
@@ -102,95 +94,98 @@ class FrameReader:
         """The frame in a file of this size.
 
         Raises:
-            FormatError: it is not a frame, or not of this version. ConfigError: it does not stand alone.
+            FormatError: it is no frame of this version, or truncated or altered. ConfigError: it does not stand alone.
         """
         first = file.read(16)
-        if len(first) < 2 + CHECKSUM_BYTES or first[0] & 0xF0 != MAGIC:
+        if size_bytes < 3 + CHECKSUM_BYTES or first[0] & 0xF0 != MAGIC:
             raise FormatError(f"expected a frame, found {size_bytes} bytes that do not begin like one")
         if first[0] != MAGIC + VERSION:
             raise FormatError(f"expected a frame of version {VERSION}, found the first byte 0x{first[0]:02x}")
         if not first[1] & STAND_ALONE:
-            raise ConfigError("the frame carries no layout", hint="pass the layout that both ends agreed on")
+            raise ConfigError(
+                "the frame carries no layout",
+                hint="it is one from the wire; in Python: phloem.decode(frame, layout)",
+            )
+        _check(file, size_bytes)
         size, start = varint.unpack(first, 2)
-        if size > min(size_bytes - start - CHECKSUM_BYTES, 2 * LARGEST_TABLE_BYTES):
+        end = size_bytes - CHECKSUM_BYTES
+        if size > min(end - start, 2 * LARGEST_TABLE_BYTES):
             raise FormatError("the frame ends inside its head")
+        code = first[1] & CODEC_CODE
+        codec: type[Codec] = Lossless if code == Lossless.code else codec_for_code(code)
         file.seek(start)
-        packed = file.read(size)
-        crc = zlib.crc32(packed, zlib.crc32(first[:start]))
-        codec = codec_for_code(first[1] & CODEC_CODE)
-        return cls(codec, Head.unpack(packed), size_bytes, None, file, crc, start + size)
+        head = Head.unpack(file.read(size))
+        error = None
+        if head.has_error:
+            if end - start - size < _ERROR_BYTES:
+                raise FormatError("the frame ends before its measured error")
+            file.seek(end - _ERROR_BYTES)
+            error = float(from_bf16(np.frombuffer(file.read(_ERROR_BYTES), dtype="<u2"))[0])
+            if not 0.0 <= error < float("inf"):
+                raise FormatError("the frame's measured error is not a number")
+        return cls(codec, head, size_bytes, error, file, start + size)
 
     @property
     def lossless(self) -> bool:
         """Whether every section is exact."""
         return self.codec.code == Lossless.code
 
-    def sections(self) -> Iterator[tuple[Section, bytes]]:
-        """Every section and its body, whose checksum was right; after the last, `error` is known.
+    @property
+    def contents(self) -> Contents:
+        """The tensors."""
+        return self.head.contents
+
+    def parts(self) -> list[Section]:
+        """The frame's sections.
 
         Raises:
-            FormatError: a checksum or length is wrong, or bytes are missing or left over.
+            FormatError: the head says other things of them than the table.
         """
-        found = sections(self.head.contents.specs, lossless=self.lossless)
-        if (len(found) > 1) != self.head.has_sections and not self._is_one_body(found):
-            raise FormatError(f"the frame has {len(found)} sections, and its head does not say so")
-        tail = CHECKSUM_BYTES + (_ERROR_BYTES if self.head.has_error else 0)
-        if not self.head.has_sections:
-            found = [Section(self.head.contents.specs, found[0].exact)]
-        self._file.seek(self._start)
-        at = self._start
-        for number, section in enumerate(found):
-            last = number == len(found) - 1
-            size = self.size_bytes - at - tail
+        specs = self.contents.specs
+        found = sections(specs, lossless=self.lossless)
+        if self.head.has_sections == (len(found) > 1):
+            return found
+        if self.head.has_sections or any(spec.dtype != "float32" for spec in specs):
+            raise FormatError(f"the frame has {len(found)} sections, and its head says something else")
+        return [Section(specs, self.lossless)]
+
+    def bodies(self) -> Iterator[tuple[Section, bytes]]:
+        """Every section and its body.
+
+        Raises:
+            FormatError: a section is longer than it can be, or bytes are missing or left over.
+        """
+        at, end = self._start, self.size_bytes - CHECKSUM_BYTES
+        if self.head.has_error:
+            end -= _ERROR_BYTES
+        for section in self.parts():
+            size = end - at
             if self.head.has_sections:
-                size, taken = self._length(size)
+                self._file.seek(at)
+                size, taken = varint.unpack(self._file.read(10), 0)
                 at += taken
             most = _MOST_BYTES_PER_PARAMETER * section.size + _MOST_BYTES_BESIDE
-            if not 0 <= size <= min(most, self.size_bytes - at - tail):
-                raise FormatError("a section of the frame ends outside it")
-            body = self._take(size)
+            if not 0 <= size <= min(most, end - at):
+                raise FormatError("a section of the frame ends outside it, or is longer than it can be")
+            self._file.seek(at)
+            body = self._file.read(size)
+            if len(body) != size:
+                raise FormatError("the frame became shorter while it was read")
             at += size
-            if last:
-                if at != self.size_bytes - tail:
-                    raise FormatError(f"{self.size_bytes - tail - at} bytes follow the frame's last section")
-                self._finish()
-            else:
-                self._check()
-                at += CHECKSUM_BYTES
             yield section, body
+        if at != end:
+            raise FormatError(f"{end - at} bytes follow the frame's last section")
 
-    def _is_one_body(self, found: list[Section]) -> bool:
-        """Whether this is a large frame of `phloem.encode`: all float32, in one body."""
-        plain = all(spec.dtype == "float32" for spec in self.head.contents.specs)
-        return plain and not self.head.has_sections and not any(section.exact for section in found)
 
-    def _length(self, most: int) -> tuple[int, int]:
-        packed = b""
-        while True:
-            packed += self._take(1)
-            if packed[-1] < 0x80 or len(packed) == 10:
-                break
-        length, taken = varint.unpack(packed, 0)
-        if length > most - taken:
-            raise FormatError("a section of the frame ends outside it")
-        return length, taken
-
-    def _finish(self) -> None:
-        if self.head.has_error:
-            half = np.frombuffer(self._take(_ERROR_BYTES), dtype="<u2")
-            self.error = float(from_bf16(half)[0])
-            if not 0.0 <= self.error < float("inf"):
-                raise FormatError("the frame's measured error is not a number")
-        self._check()
-
-    def _check(self) -> None:
-        crc = self._crc
-        if self._take(CHECKSUM_BYTES) != struct.pack("<I", crc):
-            raise FormatError("the frame's checksum does not match: truncated or altered")
-
-    def _take(self, size: int) -> bytes:
-        data = self._file.read(size)
-        if len(data) != size:
-            raise FormatError("the frame is cut short")
-        self._crc = zlib.crc32(data, self._crc)
-        return data
+def _check(file: BinaryIO, size_bytes: int) -> None:
+    """Refuses a frame whose checksum is not that of the bytes before it."""
+    file.seek(0)
+    crc, left = 0, size_bytes - CHECKSUM_BYTES
+    while left:
+        piece = file.read(min(left, _PIECE))
+        if not piece:
+            break
+        crc = zlib.crc32(piece, crc)
+        left -= len(piece)
+    if left or file.read(CHECKSUM_BYTES) != struct.pack("<I", crc):
+        raise FormatError("the frame's checksum does not match: truncated or altered")

@@ -7,6 +7,7 @@ nearest, ties to even, beyond the largest finite value to that value. All other 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ _TYPES = (
 FROM_FILE = {theirs: ours for theirs, ours, _ in _TYPES}
 TO_FILE = {ours: theirs for theirs, ours, _ in _TYPES}
 ITEM_BYTES = {ours: size for _, ours, size in _TYPES}
+_PIECE = 1 << 20
 #: The types whose values may be coded with loss.
 CODED = ("float32", "bfloat16", "float16", "float64")
 
@@ -81,14 +83,26 @@ def difference(new: Raw, new_type: str, base: Raw | None, base_type: str) -> npt
         return np.ascontiguousarray(values, dtype=np.float32)
 
 
-def restored(
-    update: npt.NDArray[np.float32], new_type: str, base: Raw | None, base_type: str
-) -> Raw:
-    """The tensor that base and update give, in its own type."""
-    values: Floats = update.reshape(-1)
-    with np.errstate(over="ignore"):
-        if base is not None:
-            values = floats(base, base_type) + values
-        elif new_type == "float64":
-            values = values.astype(np.float64)
-        return rounded(values, new_type)
+def restored(update: npt.NDArray[np.float32], new_type: str, base: Raw | None, base_type: str) -> Raw:
+    """The tensor that base and update give, in its own type; a piece at a time. Shape: (bytes,)."""
+    values = update.reshape(-1)
+    out = np.empty(values.size * ITEM_BYTES[new_type], dtype=np.uint8)
+    for here in pieces(values.size):
+        part: Floats = values[here]
+        with np.errstate(over="ignore"):
+            if base is not None:
+                part = floats(bytes_at(base, base_type, here), base_type) + part
+            bytes_at(out, new_type, here)[:] = rounded(part, new_type)
+    return out
+
+
+def pieces(size: int) -> Iterator[slice]:
+    """Stretches of a tensor's elements, so that no second copy of a large one is needed."""
+    for start in range(0, size, _PIECE):
+        yield slice(start, min(start + _PIECE, size))
+
+
+def bytes_at(raw: Raw, dtype: str, elements: slice) -> Raw:
+    """The bytes of these elements."""
+    item = ITEM_BYTES[dtype]
+    return raw[elements.start * item : elements.stop * item]

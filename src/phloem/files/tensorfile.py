@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,17 @@ from phloem.wire.contents import Contents
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 #: The library writes tensors of later types first.
 _ORDER = (
-    *("bool", "uint8", "int8", "float8_e5m2", "float8_e4m3fn", "float8_e8m0fnu", "int16", "uint16", "float16"),
+    *(
+        "bool",
+        "uint8",
+        "int8",
+        "float8_e5m2",
+        "float8_e4m3fn",
+        "float8_e8m0fnu",
+        "int16",
+        "uint16",
+        "float16",
+    ),
     *("bfloat16", "int32", "uint32", "float32", "complex64", "float64", "int64", "uint64"),
 )
 _CONVERT = (
@@ -50,6 +59,7 @@ class TensorFile:
     contents: Contents
     _file: BinaryIO = field(repr=False)
     _offsets: dict[str, int] = field(repr=False)
+    _specs: dict[str, TensorSpec] = field(repr=False)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -76,7 +86,11 @@ class TensorFile:
             offsets[spec.name] = start
             start += bytes_of(spec)
         contents = Contents(tuple(sorted(specs, key=lambda spec: spec.name)), metadata)
-        return cls(path, contents, file, offsets)
+        return cls(path, contents, file, offsets, {spec.name: spec for spec in specs})
+
+    def spec(self, name: str) -> TensorSpec:
+        """The tensor of this name, which must be there."""
+        return self._specs[name]
 
     @property
     def size_bytes(self) -> int:
@@ -90,7 +104,7 @@ class TensorFile:
             StoreError: the disk fails, or the file has become shorter.
         """
         raw = np.empty(bytes_of(spec), dtype=np.uint8)
-        view, at = memoryview(raw), 0
+        view, at = raw.data, 0
         try:
             self._file.seek(self._offsets[spec.name])
             while at < len(view):
@@ -150,7 +164,8 @@ class StateDigest:
 
     def __init__(self, specs: tuple[TensorSpec, ...]) -> None:
         rows = [
-            [spec.name, list(spec.shape), *([spec.dtype] if spec.dtype != "float32" else [])] for spec in specs
+            [spec.name, list(spec.shape), *([spec.dtype] if spec.dtype != "float32" else [])]
+            for spec in specs
         ]
         self._hash = hashlib.sha256(STATE_DIGEST + canonical.dumps(rows))
 
@@ -178,7 +193,9 @@ def bytes_of(spec: TensorSpec) -> int:
 
 
 def _refuse_pickles(path: Path, first: bytes) -> None:
-    if first.startswith(_ZIP) or first[:1] == _PICKLE and first[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+    if first.startswith(_ZIP) or (
+        first[:1] == _PICKLE and first[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    ):
         convert = _CONVERT.format(path, path.with_suffix(".safetensors"))
         raise ConfigError(
             f"{path} is a pickle, as torch.save writes, and reading one may run its sender's code",
@@ -227,8 +244,3 @@ def same_tensors(new: TensorFile, base: TensorFile) -> Iterator[tuple[TensorSpec
         yield spec, other
     if theirs:
         raise ConfigError(f"{base.path} has a tensor '{min(theirs)}', which {new.path} lacks")
-
-
-def file_size(file: BinaryIO) -> int:
-    """The size of an open file."""
-    return os.fstat(file.fileno()).st_size

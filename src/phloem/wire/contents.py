@@ -1,5 +1,6 @@
-"""What a stand-alone frame says of itself: the names, shapes and dtypes of its tensors, in some 110 bytes for a
-GPT of 50 tensors, and the state that it is a difference to.
+"""What a stand-alone frame says of itself: names, shapes and dtypes of its tensors, and what it is a difference to.
+
+For a GPT of 50 tensors that takes some 110 bytes.
 
 The head of a stand-alone frame:
 
@@ -137,7 +138,9 @@ def pack_table(contents: Contents) -> bytes:
     try:
         table = varint.pack(len(specs)) + _pack_names([spec.name for spec in specs])
     except UnicodeEncodeError as error:
-        raise ConfigError(f"a tensor's name is not a text that UTF-8 can write: {error.object!r:.60}") from error
+        raise ConfigError(
+            f"a tensor's name is not a text that UTF-8 can write: {error.object!r:.60}"
+        ) from error
     table += b"".join(bytes([len(s.shape)]) + b"".join(map(varint.pack, s.shape)) for s in specs)
     if contents.metadata or any(spec.dtype != "float32" for spec in specs):
         for dtype, run in itertools.groupby(specs, lambda spec: spec.dtype):

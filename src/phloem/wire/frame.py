@@ -140,6 +140,11 @@ def _read_layout(frame: bytes) -> tuple[Layout, int]:
     if size > len(frame) - start - CHECKSUM_BYTES:
         raise FormatError("the frame ends inside its head")
     head = Head.unpack(frame[start : start + size])
-    if head.base or head.has_error or head.has_sections or {s.dtype for s in head.contents.specs} != {"float32"}:
+    if (
+        head.base
+        or head.has_error
+        or head.has_sections
+        or {s.dtype for s in head.contents.specs} != {"float32"}
+    ):
         raise FormatError("the frame is that of a file, which may hold more", hint="phloem.decode reads it")
     return head.contents.layout, start + size
