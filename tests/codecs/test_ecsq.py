@@ -236,6 +236,7 @@ def test_a_goal_is_met_with_at_most_three_encodes_of_a_large_update(
     goal: dict[str, float], guess: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout, arrays = _large()
+    monkeypatch.setattr("phloem.codecs.ratecontrol.WHOLE", 1 << 17)
     codec = Ecsq(**goal)  # type: ignore[arg-type]
     found = Ecsq.last_step(codec.encode(arrays, layout))
     counting = _Counting(layout.size)

@@ -20,6 +20,8 @@ Body = bytes  # inside the class that word is a field
 
 #: A frame of fewer bytes carries nothing but overhead; smaller targets are raised to this.
 _SMALLEST_TARGET = 24.0
+#: So many bytes are little, whatever the target.
+_FEW_BYTES = 64
 #: Above this many bits per parameter targets are met within 2 %, below within 5 %.
 _FINE_FROM = 0.25
 
@@ -119,7 +121,8 @@ class Ecsq(FromConfig):
 
         # d ln(size) / d log2(step): a bit per parameter at high rates, steeper as coefficients die out
         slope = -1.0 / rate if rate >= 1.0 else -1.0 - 0.35 * math.log2(1.0 / rate)
-        goal = Goal(math.log(target), tolerance, slope, excess=4.0, ceiling=self.bytes is not None)
+        jump = max(0.1, math.log1p(_FEW_BYTES / target))
+        goal = Goal(math.log(target), tolerance, slope, jump, excess=4.0, ceiling=self.bytes is not None)
         found = find(attempt, arrays, goal, rate, guess, lambda: Model(arrays).step_for_bits(rate))
         step = found.step
         while self.bytes is not None and len(found.body) > self.bytes:

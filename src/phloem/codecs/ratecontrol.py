@@ -22,18 +22,16 @@ from phloem.tensors import Array
 MOST_ENCODES = 3
 #: Encodes of a sample, or of a small update, in one search; four are typical.
 MOST_SAMPLE_ENCODES = 10
-#: Updates of no more parameters are searched as they are: one encode takes about a millisecond.
-WHOLE = 1 << 17
+#: Updates of no more parameters are searched as they are: an encode takes a few milliseconds.
+WHOLE = 1 << 20
 #: A sample has about so many parameters, or as many as give so many bits when coded.
 _SAMPLE, _SAMPLE_BITS = 1 << 18, 1 << 16
 #: The model looks at about this many values.
 _MODEL_SAMPLE = 1 << 16
 #: Scale classes save about this share of the bits of one geometric model.
 _CLASS_GAIN = 0.8
-#: A miss above the goal by more than this is a jump of the measure, not a search that ended early.
-_JUMP = 0.1
-#: Trials further from the goal than this (same unit) say nothing about where it is.
-_CLOSE = 0.4
+#: A guess that misses by more than this says nothing about where the goal is.
+_STRAY = 0.4
 #: Octaves that a search may go in one stride on the word of a slope.
 _STRIDE = 3.0
 
@@ -55,13 +53,15 @@ class Goal:
         measured: the wanted value.
         tolerance: how far from it is near enough.
         slope: roughly, its derivative by log2(step); negative for sizes.
-        excess: where the measure jumps over the goal, missing far above counts so many times as much.
+        jump: a miss above the goal by more than this is a jump of the measure, not a search that ended early,
+        excess: and counts so many times as much as one below.
         ceiling: a trial above the goal does not count at all.
     """
 
     measured: float
     tolerance: float
     slope: float
+    jump: float = 0.1
     excess: float = 1.0
     ceiling: bool = False
 
@@ -70,7 +70,7 @@ class Goal:
         above = trial.measured - self.measured
         if above > 0.0 and self.ceiling:
             return math.inf
-        return self.excess * above if above > _JUMP else abs(above)
+        return self.excess * above if above > self.jump else abs(above)
 
     def rank(self, trial: Trial) -> tuple[float, float]:
         """The smallest is the best trial; if all are above a ceiling, the lowest."""
@@ -113,19 +113,23 @@ def find(
         tolerance = goal.tolerance / (2.0 if goal.ceiling else 1.0)
         whole.search(math.log2(guess or model()), goal, goal.aim, tolerance)
         return min(whole.all, key=goal.rank)
-    if guess is not None and goal.met(trial := whole.at(math.log2(guess))):
-        return trial
+    stray = None
+    if guess is not None:
+        trial = whole.at(math.log2(guess))
+        if goal.met(trial):
+            return trial
+        stray = trial if abs(trial.measured - goal.aim) > _STRAY else None
     sample = _Trials(attempt, thinned(arrays, max(2, int(size / max(_SAMPLE, _SAMPLE_BITS / bits)))))
     position = math.log2(guess or model())
     while len(whole.all) < MOST_ENCODES:
-        close = [trial for trial in whole.all if abs(trial.measured - goal.aim) < _CLOSE]
-        if len(close) < 2:
+        telling = [trial for trial in whole.all if trial is not stray]
+        if len(telling) < 2:
             shift = 0.0
-            for trial in close:
+            for trial in telling:
                 shift = trial.measured - sample.at(math.log2(trial.step.value)).measured
             position = sample.search(position, goal, goal.aim - shift, goal.tolerance / 4.0)
         else:
-            position = _secant(close[-2], close[-1], goal)
+            position = _secant(telling[-2], telling[-1], goal)
         before = len(whole.all)
         if goal.met(whole.at(position)) or len(whole.all) == before:
             break
