@@ -19,7 +19,6 @@ from phloem.ui.figures import size_text
 from phloem.ui.frames import encoded_text, print_frame
 from phloem.ui.meter import Meter
 
-
 _WIDE = 160  # columns of a table that goes to a file or to another program
 
 
