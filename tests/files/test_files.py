@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from tests.files.conftest import Files
-from tests.files.models import error, mixed, network, read, write
+from tests.files.models import error, mixed, network, read, values, write
 
 import phloem
 from phloem.errors import ConfigError, FormatError
-from phloem.files import decode_file, encode_file, inspect_file
+from phloem.files import decode_file, encode_file, inspect_file, read_update
 from phloem.files.dtypes import FROM_FILE
 from phloem.files.tensorfile import TensorFile, state_digest_of
 from phloem.seeds import generator
@@ -236,6 +236,19 @@ def test_the_digest_tells_types_apart(tmp_path: Path) -> None:
         write(tmp_path / dtype, {"x": (dtype, bits)}) for dtype in ("bfloat16", "float16", "uint16", "int16")
     ]
     assert len({digest(path) for path in paths}) == 4
+
+
+def test_an_update_is_read_whole_or_in_its_first_rows(odd: Files) -> None:
+    update = read_update(odd.new, odd.base)
+    assert set(update) == {"bf16", "fp16", "fp32", "fp64", "temperature", "nothing"}
+    new, base = values(odd.new), values(odd.base)
+    for name, array in update.items():
+        assert array.dtype == np.float32
+        assert np.allclose(array, new[name] - base[name], atol=1e-7), name
+    few = read_update(odd.new, odd.base, most=600)
+    assert 600 <= sum(array.size for array in few.values()) < 800
+    for name, array in few.items():
+        assert np.array_equal(array, update[name][: len(array)] if array.ndim else update[name])
 
 
 # -- calls that are wrong --------------------------------------------------------------------------
