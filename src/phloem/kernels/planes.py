@@ -82,11 +82,14 @@ def _turned(words: Words) -> Words:
         return words
     if words.itemsize == 8:
         low, high, sign = words & kind((1 << 60) - (1 << 52)), words >> kind(60), words >> kind(63)
-        return (low << kind(4)) | ((high & kind(7)) << kind(53)) | (sign << kind(52)) | _below(words, 52)
+        high = high & kind(7)
+        wide: Words = (low << kind(4)) | (high << kind(53)) | (sign << kind(52)) | _below(words, 52)
+        return wide
     below = 8 * words.itemsize - 9
     exponent = (words >> kind(below)) & kind(255)
     sign = words >> kind(below + 8)
-    return (exponent << kind(below + 1)) | (sign << kind(below)) | _below(words, below)
+    turned: Words = (exponent << kind(below + 1)) | (sign << kind(below)) | _below(words, below)
+    return turned
 
 
 def _turned_back(words: Words) -> Words:
@@ -96,15 +99,18 @@ def _turned_back(words: Words) -> Words:
     if words.itemsize == 8:
         low, high = words >> kind(56), (words >> kind(53)) & kind(7)
         sign = (words >> kind(52)) & kind(1)
-        return (sign << kind(63)) | (high << kind(60)) | (low << kind(52)) | _below(words, 52)
+        wide: Words = (sign << kind(63)) | (high << kind(60)) | (low << kind(52)) | _below(words, 52)
+        return wide
     below = 8 * words.itemsize - 9
     sign = (words >> kind(below)) & kind(1)
     exponent = words >> kind(below + 1)
-    return (sign << kind(below + 8)) | (exponent << kind(below)) | _below(words, below)
+    upright: Words = (sign << kind(below + 8)) | (exponent << kind(below)) | _below(words, below)
+    return upright
 
 
 def _below(words: Words, bits: int) -> Words:
-    return words & words.dtype.type((1 << bits) - 1)
+    low: Words = words & words.dtype.type((1 << bits) - 1)
+    return low
 
 
 def _ordered(words: Words, exponent_bits: int) -> Words:
