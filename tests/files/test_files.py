@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import resource
 from pathlib import Path
 from typing import Any
@@ -314,8 +315,10 @@ def test_missing_files_and_places_are_named(net: Files) -> None:
     wrong("nowhere.* cannot be read: No such file", net, base=net.folder / "nowhere")
     with pytest.raises(ConfigError, match="cannot be written"):
         encode_file(net.new, net.folder / "no" / "frame", bits=1.0)
-    with pytest.raises(ConfigError, match="is a directory"):
-        encode_file(net.new, net.folder, bits=1.0)
+    for place in (net.folder, Path(os.devnull)):  # whoever is root must not replace a device
+        with pytest.raises(ConfigError, match="is not a file"):
+            encode_file(net.new, place, bits=1.0)
+    assert not Path(os.devnull).is_file()
     with pytest.raises(ConfigError, match="nowhere cannot be read"):
         decode_file(net.folder / "nowhere", net.out)
     with pytest.raises(ConfigError, match="nowhere cannot be read"):
@@ -339,6 +342,14 @@ def test_a_failed_call_leaves_the_old_file(net: Files) -> None:
     net.frame.write_bytes(b"years of work")
     wrong("bytes were asked for", net, bytes=30, bits=None)
     assert net.frame.read_bytes() == b"years of work"
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(net: Files) -> None:
+    (net.folder / "deep").mkdir()
+    net.frame.symlink_to(net.folder / "deep" / "frame")
+    encode_file(net.new, net.frame, base=net.base, bits=1.0)
+    assert net.frame.is_symlink()
+    assert [path.name for path in (net.folder / "deep").iterdir()] == ["frame"]
 
 
 def test_a_file_may_be_written_over_its_own_source(net: Files) -> None:
