@@ -159,6 +159,19 @@ def test_float64_is_added_in_float64(tmp_path: Path) -> None:
     assert np.square(found - near).sum() / np.square(near - far).sum() == pytest.approx(made.nmse, rel=0.01)
 
 
+@pytest.mark.parametrize(("before", "after"), [("float32", "float64"), ("float64", "float32")])
+def test_where_one_of_both_is_float64_so_is_the_sum(tmp_path: Path, before: str, after: str) -> None:
+    draw = generator(0, "wide")
+    old = draw.normal(size=(20, 30)).astype(before) + np.array(1000, before)
+    base = write(tmp_path / "b", {"x": (before, old)})
+    new = write(tmp_path / "n", {"x": (after, (old + draw.normal(size=old.shape) * 1e-3).astype(after))})
+    encode_file(new, tmp_path / "f", base=base, step=1e-4)
+    decode_file(tmp_path / "f", tmp_path / "o", base=base)
+    update = phloem.decode((tmp_path / "f").read_bytes())["x"]
+    wanted = (old.astype(np.float64) + update.astype(np.float64)).astype(after)
+    assert read(tmp_path / "o")["x"][2] == wanted.tobytes()
+
+
 def test_a_base_may_be_of_another_float_type(tmp_path: Path) -> None:
     base = write(tmp_path / "b", network())
     new = write(tmp_path / "n", {name: ("bfloat16", array) for name, (_, array) in network().items()})
