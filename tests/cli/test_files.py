@@ -114,7 +114,7 @@ def test_codecs_are_called_by_name_with_their_fields(
         (["encode", "NEW", "-o", "F", "--bits", "1", "--nmse", "0.1"], 2, "exactly one of"),
         (["encode", "NEW", "-o", "F", "--bits", "1", "--lossless"], 2, "has no 'bits'"),
         (["encode", "NEW", "-o", "F", "--bits", "much"], 2, "'much' is not a valid float"),
-        (["encode", "NEW", "-o", "F", "--bytes", "20"], 2, "20 bytes were asked for"),
+        (["encode", "NEW", "-o", "F", "--bytes", "20"], 2, "20 bytes are not enough"),
         (["encode", "NEW", "-o", "F", "--bits", "1", "--effort", "heroic"], 2, "'heroic' is not one of"),
         (["encode", "NEW", "--bits", "1"], 2, "Missing option"),
         (["encode", "NO", "-o", "F", "--bits", "1"], 2, "cannot be read"),

@@ -313,8 +313,17 @@ def test_a_float64_beyond_float32_is_named(net: Files) -> None:
 
 
 def test_targets_that_cannot_be_met_say_what_can(net: Files) -> None:
-    wrong(r"30 bytes were asked for; .* take \d+", net, bytes=30, bits=None)
-    wrong("bytes were asked for", net, bits=1e-6)
+    wrong(r"30 bytes are not enough: .* take \d+", net, bytes=30, bits=None)
+    wrong("bytes are not enough", net, bits=1e-6)
+
+
+def test_a_small_model_gets_64_bytes_more_than_its_bits(tmp_path: Path) -> None:
+    new = tmp_path / "n"
+    save_file({"w": generator(0, "small").normal(size=(60, 40)).astype(np.float32)}, new)
+    made = encode_file(new, tmp_path / "f", bits=0.05)  # 15 bytes
+    assert made.bytes <= 15 + 64
+    assert made.nmse is not None
+    assert made.nmse < 1.0
 
 
 def test_options_that_do_not_fit_are_refused(net: Files) -> None:
@@ -353,7 +362,7 @@ def test_the_wrong_base_is_refused_before_anything_is_written(net: Files) -> Non
 
 def test_a_failed_call_leaves_the_old_file(net: Files) -> None:
     net.frame.write_bytes(b"years of work")
-    wrong("bytes were asked for", net, bytes=30, bits=None)
+    wrong("bytes are not enough", net, bytes=30, bits=None)
     assert net.frame.read_bytes() == b"years of work"
 
 
