@@ -12,10 +12,14 @@ from tests.files.conftest import Files
 from tests.files.models import error, mixed, network, read, values, write
 
 import phloem
+from phloem.codecs.ecsq import Ecsq
+from phloem.codecs.registry import BY_NAME
 from phloem.errors import ConfigError, FormatError, StoreError
 from phloem.files import decode_file, encode_file, inspect_file, read_update
 from phloem.files.dtypes import FROM_FILE
+from phloem.files.inspection import effort_of
 from phloem.files.tensorfile import TensorFile, state_digest_of
+from phloem.kernels import Step
 from phloem.seeds import generator
 
 
@@ -466,3 +470,12 @@ def test_an_interruption_leaves_nothing(net: Files) -> None:
     with pytest.raises(KeyboardInterrupt):
         decode_file(net.frame, net.out, base=net.base, progress=interrupt)
     assert not net.out.exists()
+
+
+def test_the_effort_is_read_from_a_body() -> None:
+    step, found = Step.near(0.5), []
+    for flags in (0, 4, 8, 12, 12 | 16):
+        found.append(effort_of(Ecsq, step.pack(flags) + b"body"))
+    assert found == ["fast", "balanced", "best", "best", "best"]
+    assert effort_of(Ecsq, step.pack(1)) is None  # zeros
+    assert effort_of(BY_NAME["sign"], b"\0" * 9) is None
