@@ -473,9 +473,8 @@ def test_an_interruption_leaves_nothing(net: Files) -> None:
 
 
 def test_the_effort_is_read_from_a_body() -> None:
-    step, found = Step.near(0.5), []
-    for flags in (0, 4, 8, 12, 12 | 16):
-        found.append(effort_of(Ecsq, step.pack(flags) + b"body"))
+    step = Step.near(0.5)
+    found = [effort_of(Ecsq, step.pack(flags) + b"body") for flags in (0, 4, 8, 12, 12 | 16)]
     assert found == ["fast", "balanced", "best", "best", "best"]
     assert effort_of(Ecsq, step.pack(1)) is None  # zeros
     assert effort_of(BY_NAME["sign"], b"\0" * 9) is None

@@ -16,9 +16,9 @@ from phloem.files.container import FrameReader
 from phloem.files.drafts import Drafts, in_words
 from phloem.files.dtypes import CODED, ITEM_BYTES, floats, restored
 from phloem.files.exact import decode_exact
-from phloem.files.pair import Progress, base_tensors, silent
+from phloem.files.pair import base_tensors
 from phloem.files.sections import Section
-from phloem.files.tensorfile import TensorFile, TensorFileWriter, bytes_of, state_digest_of
+from phloem.files.tensorfile import Progress, TensorFile, TensorFileWriter, bytes_of, silent, state_digest_of
 from phloem.tensors import Array
 
 #: A frame without a base may claim this many parameters, or this many per byte: a few bytes may stand for any
@@ -81,7 +81,9 @@ def decode_file(
         drafts.finish(draft)
     with TensorFile.open(out) as written:
         contents = written.contents
-        return Decoded(len(contents.specs), contents.size, out.stat().st_size, state_digest_of(written))
+        return Decoded(
+            len(contents.specs), contents.size, out.stat().st_size, state_digest_of(written, progress)
+        )
 
 
 def decode_frame(frame: bytes, *, max_parameters: int = MOST_PARAMETERS) -> dict[str, Any]:
@@ -130,14 +132,7 @@ def _open_base(
     if wanted is None:
         raise ConfigError("the frame was made without a base", hint="decode it without --base")
     file = stack.enter_context(TensorFile.open(Path(base)))
-    done = 0
-
-    def read(size: int) -> None:
-        nonlocal done
-        done += size
-        progress(f"checking {file.path.name}", done, file.size_bytes)
-
-    digest = state_digest_of(file, lambda spec: read(bytes_of(spec)))
+    digest = state_digest_of(file, progress)
     if digest != wanted:
         raise ConfigError(
             f"{base} is not the base of this frame: expected the state {wanted[:16]}…, found {digest[:16]}…",

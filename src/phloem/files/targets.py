@@ -13,9 +13,9 @@ import numpy as np
 from phloem.codecs.ecsq import Ecsq
 from phloem.codecs.ratecontrol import Attempt, Goal, Model, Trial, find, thinned
 from phloem.errors import ConfigError
-from phloem.files.pair import Pair, Progress
+from phloem.files.pair import Pair
 from phloem.files.sections import Section
-from phloem.files.tensorfile import bytes_of
+from phloem.files.tensorfile import Progress, bytes_of
 from phloem.kernels import Step
 from phloem.tensors import Array, Layout, TensorSpec
 

@@ -26,6 +26,9 @@ from phloem.tensors import MAX_DIMENSIONS, STATE_DIGEST, TensorSpec
 from phloem.wire.contents import Contents
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+#: Tells how far a long piece of work is: what is being done, bytes done, bytes in all.
+Progress = Callable[[str, int, int], None]
+
 #: The library writes tensors of later types first.
 _ORDER = (
     *(
@@ -45,6 +48,10 @@ _CONVERT = (
     'python -c "import torch; from safetensors.torch import save_file; save_file({{k: v.clone() for k, v in '
     "torch.load('{0}', weights_only=True).items()}}, '{1}')\""
 )
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Shows no progress."""
 
 
 @dataclass
@@ -177,12 +184,13 @@ class StateDigest:
         return self._hash.hexdigest()
 
 
-def state_digest_of(file: TensorFile, each: Callable[[TensorSpec], None] = lambda spec: None) -> str:
-    """The digest of the state in a file; `each` is told of every tensor read."""
-    digest = StateDigest(file.contents.specs)
+def state_digest_of(file: TensorFile, progress: Progress = silent) -> str:
+    """The digest of the state in a file."""
+    digest, done = StateDigest(file.contents.specs), 0
     for spec in file.contents.specs:
         digest.add(file.read(spec))
-        each(spec)
+        done += bytes_of(spec)
+        progress(f"reading {file.path.name}", done, file.size_bytes)
     return digest.hexadecimal()
 
 
