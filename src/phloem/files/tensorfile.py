@@ -31,18 +31,8 @@ Progress = Callable[[str, int, int], None]
 
 #: The library writes tensors of later types first.
 _ORDER = (
-    *(
-        "bool",
-        "uint8",
-        "int8",
-        "float8_e5m2",
-        "float8_e4m3fn",
-        "float8_e8m0fnu",
-        "int16",
-        "uint16",
-        "float16",
-    ),
-    *("bfloat16", "int32", "uint32", "float32", "complex64", "float64", "int64", "uint64"),
+    *("bool", "uint8", "int8", "float8_e5m2", "float8_e4m3fn", "float8_e8m0fnu", "int16", "uint16"),
+    *("float16", "bfloat16", "int32", "uint32", "float32", "complex64", "float64", "int64", "uint64"),
 )
 _CONVERT = (
     'python -c "import torch; from safetensors.torch import save_file; save_file({{k: v.clone() for k, v in '
@@ -73,8 +63,8 @@ class TensorFile:
         """The file at `path`.
 
         Raises:
-            ConfigError: it is not a safetensors file, or one with a type that cannot be coded.
-            StoreError: it cannot be read.
+            ConfigError: there is none, it is a pickle, it is empty, or a tensor's type cannot be coded.
+            FormatError: it is not a whole safetensors file.
         """
         try:
             file = path.open("rb", buffering=0)
