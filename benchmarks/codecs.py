@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 import rates
+import speed
+import synthetic
 import updates
 from measuring import RESULTS, quiet, write
 
@@ -64,7 +67,21 @@ def _print_rates(found: dict[str, Any]) -> None:
                 print(f"{effort:9s} {setting:8s} {kind:5s} {row['mean']:6.3f} {' '.join(worst)}  {bands}")
 
 
-PARTS = {"rates": run_rates}
+def run_synthetic(options: argparse.Namespace) -> dict[str, Any]:
+    """Our distance to the ideal quantiser."""
+    answer = synthetic.distances(options.effort or rates.efforts())
+    print(*synthetic.table(answer), sep="\n")
+    return answer
+
+
+def run_speed(options: argparse.Namespace) -> dict[str, Any]:
+    """Ours and the peers on one core."""
+    answer = speed.run(options.effort or rates.efforts(), options)
+    print(*speed.table(answer), sep="\n")
+    return answer
+
+
+PARTS = {"rates": run_rates, "synthetic": run_synthetic, "speed": run_speed}
 
 
 def main() -> None:
@@ -77,6 +94,11 @@ def main() -> None:
         "--update", nargs="+", choices=sorted(updates.UPDATES), help="rates and table: only these"
     )
     parser.add_argument("--effort", nargs="+", choices=rates.EFFORTS, help="only these")
+    parser.add_argument("--bits", nargs="+", type=float, help="speed: only these")
+    parser.add_argument(
+        "--peers-python", type=Path, help="speed: Python of the environment of benchmarks/peers.py"
+    )
+    parser.add_argument("--nncodec-python", type=Path, help="speed: Python of the environment with NNCodec")
     parser.add_argument("--dry", action="store_true", help="print, and leave the results as they are")
     options = parser.parse_args()
     quiet()

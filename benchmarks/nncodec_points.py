@@ -145,6 +145,25 @@ def points(update: dict[str, Any], scales: Sequence[float], label: str) -> list[
     return hull(found)
 
 
+def speeds(update: dict[str, Any], targets: Sequence[float], runs: int = 5) -> list[dict[str, Any]]:
+    """At the QP whose file comes nearest to each target in bits: its bits, and the seconds of every run."""
+    size, energy = _size_and_energy(update)
+    middle = math.floor(4 * math.log2(math.sqrt(energy / size)))
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for scale in (0.0, 1.0):
+            tried = {
+                qp: measure(update, qp, scale, Path(scratch))["bits"]
+                for qp in range(middle - 14, middle + 16, 2)
+            }
+            for target in targets:
+                qp = min(tried, key=lambda q: abs(math.log(tried[q] / target)))
+                timed = [measure(update, qp, scale, Path(scratch)) for _ in range(runs)]
+                seconds = {key: [one[key] for one in timed] for key in ("encode_s", "decode_s")}
+                rows.append({**timed[0], "target_bits": target, "parameters": size, **seconds})
+    return rows
+
+
 def hull(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The points with `best` set on those of the lower convex hull of bits over NMSE."""
     chain: list[dict[str, Any]] = []
@@ -188,6 +207,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--make-env", type=Path, metavar="DIR")
+    parser.add_argument(
+        "--speed", type=Path, metavar="FILE", help="time one update, results on standard output"
+    )
     parser.add_argument("--updates", type=Path, default=HERE / ".updates")
     parser.add_argument("--only", nargs="+", metavar="NAME")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "nncodec.json")
@@ -197,6 +219,9 @@ def main() -> None:
         return
     from safetensors.numpy import load_file
 
+    if options.speed:
+        print(json.dumps(speeds(load_file(options.speed), (0.05, 0.5, 4.0))))
+        return
     files = sorted(options.updates.glob("*.safetensors"))
     chosen = [path for path in files if not options.only or path.stem in options.only]
     if not chosen:

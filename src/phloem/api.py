@@ -10,7 +10,7 @@ from phloem.codecs.base import Codec
 from phloem.codecs.registry import codec_from
 from phloem.errors import ConfigError
 from phloem.files.decoding import decode_frame
-from phloem.tensors import Layout, State
+from phloem.tensors import Array, Layout, State
 from phloem.wire import frame as frames
 
 
@@ -108,6 +108,7 @@ class Feedback:
     def __init__(self) -> None:
         self._layout: Layout | None = None
         self._state = ef.Residual()
+        self._spare: tuple[Array, ...] | None = None  # the last residual's memory
 
     def encode(self, update: Mapping[str, Any], **quality: Any) -> bytes:
         """The stand-alone frame of `update` plus what earlier frames lost.
@@ -120,30 +121,31 @@ class Feedback:
         layout = Layout.of(update)
         if self._layout is not None and layout.digest != self._layout.digest:
             raise ConfigError("this update has other tensors than the one before", hint="use a new Feedback")
-        state, _ = ef.settle(self._state, layout, accepted=True)
-        frame, self._state = ef.send(
-            state, layout.arrays(update), codec_for(**quality), layout, with_layout=True
+        self._state = ef.resolve(self._state, layout, accepted=True, reuse=True)
+        arrays = layout.arrays(update)
+        frame, state = ef.send(
+            self._state, arrays, codec_for(**quality), layout, with_layout=True, into=self._spare
         )
-        self._layout = layout
+        self._spare, self._state, self._layout = self._state.owed, state, layout
         return frame
 
     def refused(self) -> None:
         """Takes the last frame back: it was refused or lost, and is owed again."""
         if self._layout is not None:
-            self._state, _ = ef.settle(self._state, self._layout, accepted=False)
+            self._state = ef.resolve(self._state, self._layout, accepted=False)
 
     def state_dict(self) -> State:
         """The residual by name, empty before the first frame; save it with your own checkpoint."""
         if self._layout is None:
             return {}
-        settled, _ = ef.settle(self._state, self._layout, accepted=True)
+        settled = ef.resolve(self._state, self._layout, accepted=True)
         assert settled.owed is not None
         return self._layout.named([array.copy() for array in settled.owed])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a residual that `state_dict` gave."""
         if not state:
-            self._layout, self._state = None, ef.Residual()
+            self._layout, self._state, self._spare = None, ef.Residual(), None
             return
-        self._layout = Layout.of(state)
+        self._layout, self._spare = Layout.of(state), None
         self._state = ef.Residual(owed=tuple(array.copy() for array in self._layout.arrays(state)))

@@ -82,7 +82,7 @@ def test_inspect_prints_a_table_for_people(phloem: Call, pair: tuple[Path, Path]
     for words in (
         "7,201 in 4 tensors",
         "ecsq, effort fast",
-        "NMSE 0.01",
+        "NMSE 0.0",
         "none: the tensors",
         "60 × 40",
         "int64",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from phloem.codecs.base import NO_HINTS, Held, Hints
 from phloem.codecs.config import FromConfig, check_number
+from phloem.codecs.importance import quarters_of, weighted_energy, weights_of
 from phloem.codecs.ratecontrol import Goal, Model, Trial, find
 from phloem.errors import ConfigError
-from phloem.kernels import Step, backend
+from phloem.kernels import Put, Step, backend
 from phloem.kernels.steps import STEP_BYTES, read_head
 from phloem.tensors import Array, Layout
 
@@ -24,6 +25,26 @@ _SMALLEST_TARGET = 24.0
 _FEW_BYTES = 64
 #: Above this many bits per parameter targets are met within 2 %, below within 5 %.
 _FINE_FROM = 0.25
+#: From this many bits per parameter a sender finds its residual faster by quantising again than by decoding.
+_QUANTISE_AGAIN_FROM = 0.1
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Encodes of one update, or of a sample of it, at any step: the step is fitted to the largest magnitude."""
+
+    extent: float
+    importances: Sequence[int]
+
+    @property
+    def finest(self) -> float:
+        """By what the finest tensor's step is divided."""
+        return float(2.0 ** (max(self.importances, default=0) / 4.0))
+
+    def body(self, arrays: Sequence[Array], step: Step) -> tuple[Step, Body]:
+        """The fitted step and the body."""
+        fitted = step.fitted(self.extent * max(1.0, 1.001 * self.finest) if self.importances else self.extent)
+        return fitted, backend().ecsq_encode(arrays, fitted, self.importances)
 
 
 @dataclass(frozen=True)
@@ -31,16 +52,20 @@ class Ecsq(FromConfig):
     """Entropy-coded dead-zone quantisation; give exactly one of the four qualities.
 
     Args:
-        bits: wire bits per parameter of the body, met within 2 % from 0.25 bit up and about 5 % below,
-            where the size does not jump; a target below 24 bytes is raised to that, or small models would
-            never speak.
+        bits: wire bits per parameter of the body, met within 2 % from 0.25 bit up and about 5 % below, where the
+            size does not jump (a large tensor that changes its class can move it by 5 %); a target below 24
+            bytes is raised to that, or small models would never speak.
         bytes: the most bytes that the body may take, never exceeded; `wire.frame.pack` takes its own bytes off
             first, so there it is the frame that fits. As near below as `bits` comes.
         step: the quantiser step; it is rounded to at most twelve significant bits.
         nmse: squared error divided by the update's energy, met within 2 %.
         effort: how hard the encoder works; version 0 has `fast`.
+        importance: weights of the squared error by patterns of tensor names (`*`, `?`, `[...]`), such as
+            {"head*": 4.0}; where several match, their product counts, and where none does, 1. A tensor of weight
+            w gets the step divided by √w, to the nearest quarter of an octave. `nmse` is then the weighted
+            error divided by the weighted energy.
 
-    Error bound: at most 1.6 steps per value (the step that the body names, see `last_step`).
+    Error bound: at most 1.6 steps per value (the step that the body names, see `last_step`; divided by √w).
 
     >>> import numpy as np
     >>> layout = Layout.of({"w": np.zeros(1000)})
@@ -55,6 +80,7 @@ class Ecsq(FromConfig):
     step: float | None = None
     nmse: float | None = None
     effort: Literal["fast"] = "fast"
+    importance: Mapping[str, float] = field(default_factory=dict)
 
     name: ClassVar[str] = "ecsq"
     code: ClassVar[int] = 1
@@ -82,6 +108,13 @@ class Ecsq(FromConfig):
             raise ConfigError(f"codec 'ecsq': 'bytes' must be a whole number, found {self.bytes!r}")
         if self.effort != "fast":
             raise ConfigError(f"codec 'ecsq' has no effort {self.effort!r}", hint="version 0 has 'fast'")
+        if not isinstance(self.importance, Mapping):
+            raise ConfigError(
+                f"codec 'ecsq': 'importance' must be a table, found {self.importance!r:.40}",
+                hint='for example importance = {"head*" = 4.0}',
+            )
+        for pattern, weight in self.importance.items():
+            check_number("codec 'ecsq'", f"importance.{pattern}", weight, 1e-6, 1e6)
 
     def encode(self, arrays: Sequence[Array], layout: Layout, hints: Hints = NO_HINTS) -> Body:
         """The body of these tensors; the hint `guess`, the step of a similar update, saves encodes.
@@ -91,33 +124,35 @@ class Ecsq(FromConfig):
         """
         kernels = backend()
         guess = hints.guess
-        extent, broken = kernels.ecsq_extent(arrays)
-        if broken >= 0:
-            raise ConfigError(
-                f"tensor '{layout.specs[broken].name}' holds a NaN or an infinity",
-                hint="check the learning rate; nothing was encoded",
-            )
+        extent = hints.extent
+        if extent is None:
+            extent, broken = kernels.ecsq_extent(arrays)
+            if broken >= 0:
+                raise ConfigError(
+                    f"tensor '{layout.specs[broken].name}' holds a NaN or an infinity",
+                    hint="check the learning rate; nothing was encoded",
+                )
         if extent == 0.0:
             return kernels.ecsq_encode(arrays, Step.near(self.step or guess or 1.0))
+        weights = weights_of(self.importance, layout)
+        encoder = _Encoder(extent, quarters_of(weights, layout))
         if self.step is not None:
-            return kernels.ecsq_encode(arrays, Step.near(self.step).fitted(extent))
+            return encoder.body(arrays, Step.near(self.step))[1]
         if guess is not None and not extent * 2.0**-25 < guess < extent * 4.0:
             guess = None  # nothing like this update
         if self.nmse is not None:
-            return self._meet_error(arrays, layout, extent, guess, self.nmse)
-        return self._meet_size(arrays, layout, extent, guess)
+            return self._meet_error(encoder, arrays, weights, guess, self.nmse)
+        return self._meet_size(encoder, arrays, guess)
 
-    def _meet_size(self, arrays: Sequence[Array], layout: Layout, extent: float, guess: float | None) -> Body:
-        target = float(self.bytes or max((self.bits or 0.0) * layout.size / 8.0, _SMALLEST_TARGET))
-        rate = 8.0 * target / layout.size
+    def _meet_size(self, encoder: _Encoder, arrays: Sequence[Array], guess: float | None) -> Body:
+        size = sum(array.size for array in arrays)
+        target = float(self.bytes or max((self.bits or 0.0) * size / 8.0, _SMALLEST_TARGET))
+        rate = 8.0 * target / size
         tolerance = max(0.015 if rate >= _FINE_FROM else 0.04, 1.5 / target)
-        kernels = backend()
 
         def attempt(part: Sequence[Array], step: Step) -> Trial:
-            fitted = step.fitted(extent)
-            body = kernels.ecsq_encode(part, fitted)
-            share = sum(array.size for array in part) / layout.size
-            return Trial(fitted, body, math.log(len(body) / share))
+            fitted, body = encoder.body(part, step)
+            return Trial(fitted, body, math.log(len(body) * size / sum(array.size for array in part)))
 
         # d ln(size) / d log2(step): a bit per parameter at high rates, steeper as coefficients die out
         slope = -1.0 / rate if rate >= 1.0 else -1.0 - 0.35 * math.log2(1.0 / rate)
@@ -126,21 +161,26 @@ class Ecsq(FromConfig):
         found = find(attempt, arrays, goal, rate, guess, lambda: Model(arrays).step_for_bits(rate))
         step = found.step
         while self.bytes is not None and len(found.body) > self.bytes:
-            step = Step.near(min(step.value * (1.0 + 2.0 * tolerance), 2.0 * extent))
+            step = Step.near(min(step.value * (1.0 + 2.0 * tolerance), 2.0 * encoder.extent * encoder.finest))
             found = attempt(arrays, step)
         return found.body
 
     def _meet_error(
-        self, arrays: Sequence[Array], layout: Layout, extent: float, guess: float | None, nmse: float
+        self,
+        encoder: _Encoder,
+        arrays: Sequence[Array],
+        weights: Sequence[float] | None,
+        guess: float | None,
+        nmse: float,
     ) -> Body:
         kernels = backend()
         target = min(nmse, 0.999)
 
         def attempt(part: Sequence[Array], step: Step) -> Trial:
-            fitted = step.fitted(extent)
-            body = kernels.ecsq_encode(part, fitted)
+            fitted, body = encoder.body(part, step)
             decoded = kernels.ecsq_decode(body, [array.shape for array in part])
-            share = kernels.ecsq_energy(part, decoded) / max(kernels.ecsq_energy(part), 1e-300)
+            energy = weighted_energy(part, None, weights)
+            share = weighted_energy(part, decoded, weights) / energy if energy else 0.0
             return Trial(fitted, body, math.log(max(share, 1e-300)) - math.log(max(1.0 - share, 1e-9)))
 
         goal = Goal(math.log(target) - math.log(1.0 - target), 0.012, 1.4)
@@ -169,6 +209,26 @@ class Ecsq(FromConfig):
                 hint="a frame that carries its layout needs room for that as well",
             )
         return dataclasses.replace(self, bytes=size_bytes)
+
+    @classmethod
+    def decode_into(cls, body: Body, layout: Layout, arrays: Sequence[Array], put: Put) -> None:
+        """Puts the tensors of a body into zeros, or adds them to arrays, or subtracts them, in place.
+
+        Raises:
+            FormatError: as `decode`; the arrays are as before.
+        """
+        backend().ecsq_decode_into(body, arrays, put)
+
+    @classmethod
+    def subtract_encoded(cls, body: Body, layout: Layout, arrays: Sequence[Array]) -> None:
+        """Subtracts a body in place from the very arrays that it was encoded from: what its sender still owes.
+
+        Where many values are not zero, quantising again is faster than decoding; the result is the same.
+        """
+        if 8 * len(body) < _QUANTISE_AGAIN_FROM * layout.size:
+            backend().ecsq_decode_into(body, arrays, "subtract")
+        else:
+            backend().ecsq_subtract_encoded(body, arrays)
 
     @staticmethod
     def last_step(body: Body) -> float:

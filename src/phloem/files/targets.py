@@ -152,7 +152,7 @@ class _Search:
                 hint=f"ask for more than {8 * (self._beside + EMPTY_BODY_BYTES) / parameters:.2g} bits per parameter",
             )
         bits = 8.0 * coded / max(1, self._survey.parameters)
-        fine = 8.0 * wanted / parameters >= _FINE_FROM
+        fine = 8.0 * (wanted + 1) / parameters >= _FINE_FROM  # whole bytes of what was asked for
         tolerance = max(0.015 if fine else 0.04, 1.5 / wanted) if not ceiling else max(0.01, 1.5 / wanted)
         # d ln(size) / d log2(step): a bit per parameter at high rates, steeper as coefficients die out
         slope = (-1.0 / bits if bits >= 1.0 else -1.0 - 0.35 * math.log2(1.0 / bits)) * coded / wanted

@@ -23,22 +23,39 @@ def extent(arrays: Sequence[npt.NDArray[np.float32]], /) -> tuple[float, int]: .
 def energy(
     arrays: Sequence[npt.NDArray[np.float32]], others: Sequence[npt.NDArray[np.float32]], /
 ) -> float: ...
+def extent_of_sum(
+    arrays: Sequence[npt.NDArray[np.float32]],
+    others: Sequence[npt.NDArray[np.float32]],
+    sums: Sequence[npt.NDArray[np.float32]],
+) -> tuple[float, int]: ...
 def encode(
     arrays: Sequence[npt.NDArray[np.float32]],
+    pieces: npt.NDArray[np.int64],
     significand: int,
     exponent: int,
-    magnitude_highest: int,
-    step: float,
+    weighted: bool,
+    importances: Sequence[int],
+    threads: int,
     /,
 ) -> bytes: ...
 def decode(
     body: bytes,
-    outputs: Sequence[npt.NDArray[np.float32]],
+    arrays: Sequence[npt.NDArray[np.float32]],
+    pieces: npt.NDArray[np.int64],
     significand: int,
     exponent: int,
-    magnitude_highest: int,
-    step: float,
-    /,
+    weighted: bool,
+    put: int,
+    threads: int,
+) -> None: ...
+def subtract_encoded(
+    body: bytes,
+    arrays: Sequence[npt.NDArray[np.float32]],
+    pieces: npt.NDArray[np.int64],
+    significand: int,
+    exponent: int,
+    weighted: bool,
+    threads: int,
 ) -> None: ...
 def planes_split(
     words: npt.NDArray[np.uint8], itemsize: int, turned: bool, planes: npt.NDArray[np.uint8], /

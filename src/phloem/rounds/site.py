@@ -16,6 +16,7 @@ from phloem import canonical
 from phloem import feedback as ef
 from phloem.errors import ConfigError, FormatError, StateError
 from phloem.feedback import Residual
+from phloem.kernels import backend
 from phloem.rounds import events
 from phloem.rounds.plan import LARGEST_VALUE, Choice, Plan, next_chain
 from phloem.tensors import Array, Layout, State, state_digest
@@ -128,7 +129,7 @@ class Site:
         reason = self._unfit(update)
         if reason is not None:
             return replace(reply, status=Status.REFUSED, reason=reason).pack()
-        frame, residual = ef.send(at.residual, update, self._codec, self.layout)
+        frame, residual = ef.send(at.residual, update, self._codec, self.layout, into=update)
         message = replace(reply, status=Status.UPDATE, examples=examples, frame=frame).pack()
         self.emit(
             events.UpdateSent(
@@ -140,9 +141,11 @@ class Site:
 
     def _unfit(self, update: list[Array]) -> str | None:
         """Why nobody may have this update; a diverged round must not stay in the residual for ever."""
-        broken = self.layout.first_non_finite(update)
-        if broken is not None:
-            return f"tensor '{broken}' holds NaN or infinity"
+        extent, broken = backend().ecsq_extent(update)
+        if broken >= 0:
+            return f"tensor '{self.layout.specs[broken].name}' holds NaN or infinity"
+        if extent < LARGEST_VALUE:
+            return None
         for spec, array in zip(self.layout.specs, update, strict=True):
             if np.abs(array).max(initial=0.0) >= LARGEST_VALUE:
                 return f"tensor '{spec.name}' holds values beyond 2^100"
@@ -171,7 +174,7 @@ class Site:
     def _settled(self, residual: Residual, round_number: int, accepted: bytes) -> Residual:
         """The residual once the fate of the update sent in `round_number` is known."""
         taken = self.plan.in_bitmap(accepted, self.name)
-        return ef.settle(residual, self.layout, accepted=taken)[0]
+        return ef.resolve(residual, self.layout, accepted=taken)
 
     def _by_deltas(self, order: Order) -> Position:
         at = self.at
@@ -183,7 +186,8 @@ class Site:
                 raise StateError(
                     f"site '{self.name}' lacks the frames of rounds {at.round} to {round_number - 1}"
                 )
-            state = add(at.state, self.plan.admit(item.frame, self.layout).decode())
+            state = {name: array.copy() for name, array in at.state.items()}
+            self.plan.admit(item.frame, self.layout).add_to(self.layout.arrays(state))
             chain = next_chain(at.chain, item.accepted, item.frame)
             at = Position(at.round + 1, chain, state, self._settled(at.residual, at.round, item.accepted))
         return at
