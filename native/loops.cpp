@@ -127,8 +127,10 @@ size_t scan(const float* x, const float* thresholds, size_t stride, size_t n, fl
                 : scan_columns<true>(x, thresholds, n, inverse, hits);
 }
 
+#include "hadamard.hpp"
+
 }  // namespace
 
-const Loops kLoops = {extent, energy, coarse, quantise, scan};
+const Loops kLoops = {extent, energy, coarse, quantise, scan, hadamard, flip};
 
 }  // namespace phloem::PHLOEM_LEVEL

@@ -32,6 +32,9 @@ struct Loops {
                         int32_t* magnitudes);
   // Where |x| / step reaches the threshold of its column, or of all columns (stride 0).
   size_t (*scan)(const float* x, const float* thresholds, size_t stride, size_t n, float inverse, uint32_t* hits);
+  // The Walsh-Hadamard transform of one block, times `scale`; and signs turned over by a stream of random bits.
+  void (*hadamard)(float* x, size_t size, float scale);
+  void (*flip)(float* x, size_t n, uint64_t seed);
 };
 
 namespace portable { extern const Loops kLoops; }

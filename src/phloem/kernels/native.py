@@ -51,6 +51,16 @@ def ecsq_decode(body: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> 
     return arrays
 
 
+def hadamard(vector: FloatArray, size: int, scale: float) -> None:
+    """Transforms every block of `size` values, a power of two, and multiplies by `scale`."""
+    _native.hadamard(vector, size, scale)
+
+
+def flip(vector: FloatArray, seed: int) -> None:
+    """Turns the signs over that the stream `seed` names."""
+    _native.flip(vector, seed)
+
+
 def simd_levels() -> tuple[str, ...]:
     """The SIMD levels of this processor, the lowest first; the highest is used."""
     return tuple(_native.simd_levels())

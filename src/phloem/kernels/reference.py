@@ -24,8 +24,9 @@ from __future__ import annotations
 
 from phloem.kernels.decoder import ecsq_decode
 from phloem.kernels.encoder import ecsq_encode
+from phloem.kernels.hadamard import flip, hadamard
 from phloem.kernels.statistics import ecsq_energy, ecsq_extent
 
-__all__ = ["NAME", "ecsq_decode", "ecsq_encode", "ecsq_energy", "ecsq_extent"]
+__all__ = ["NAME", "ecsq_decode", "ecsq_encode", "ecsq_energy", "ecsq_extent", "flip", "hadamard"]
 
 NAME = "reference"
