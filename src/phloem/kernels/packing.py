@@ -55,7 +55,9 @@ def unpack(data: bytes, start: int, count: int, width: int) -> Unsigned:
     for first in range(0, count, _PART):
         last = min(first + _PART, count)
         bits = np.unpackbits(
-            raw[first * width // 8 : packed_size(last, width)], bitorder="little", count=(last - first) * width
+            raw[first * width // 8 : packed_size(last, width)],
+            bitorder="little",
+            count=(last - first) * width,
         )
         values[first:last] = bits.reshape(-1, width).astype(np.uint32) @ weights
     return values
