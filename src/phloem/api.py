@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from phloem import feedback as ef
-from phloem.codecs.base import Codec
-from phloem.codecs.registry import codec_from
+from phloem.codecs.base import Codec, Hints
+from phloem.codecs.registry import BY_NAME, codec_from
 from phloem.errors import ConfigError
 from phloem.tensors import Layout, State
 from phloem.wire import frame as frames
@@ -27,14 +28,18 @@ def codec_for(
     Raises:
         ConfigError: an unknown codec or option, or not exactly one of bits, step and nmse for `ecsq`.
     """
-    if codec != "ecsq":
-        given = [key for key, value in (("bits", bits), ("step", step), ("nmse", nmse)) if value is not None]
-        if given:
-            raise ConfigError(f"codec '{codec}' has no '{given[0]}'", hint="only 'ecsq' has a quality knob")
-        return codec_from({"codec": codec, **options})
     quality = {
         key: value for key, value in (("bits", bits), ("step", step), ("nmse", nmse)) if value is not None
     }
+    if codec != "ecsq":
+        kind = BY_NAME.get(codec)
+        fields = {field.name for field in dataclasses.fields(kind)} if kind else set(quality)  # type: ignore[arg-type]
+        strange = [key for key in quality if key not in fields]
+        if strange:
+            raise ConfigError(
+                f"codec '{codec}' has no '{strange[0]}'", hint="of all codecs 'ecsq' has bits, step and nmse"
+            )
+        return codec_from({"codec": codec, **quality, **options})
     return codec_from({"codec": codec, "effort": effort, **quality, **options})
 
 
@@ -46,6 +51,7 @@ def encode(
     nmse: float | None = None,
     effort: str = "fast",
     codec: str = "ecsq",
+    seed: int = 0,
     **options: Any,
 ) -> bytes:
     """The stand-alone frame of an update: a dict of NumPy arrays or torch tensors, by name.
@@ -56,8 +62,10 @@ def encode(
         step: the quantiser step, in the update's own unit.
         nmse: the wanted Σ(error)² ÷ Σ(update)².
         effort: how hard the encoder works at equal quality.
-        codec: "ecsq" (needs one of bits, step, nmse), "none", "bf16", "int8", "topk" or "sign".
-        options: the other fields of the codec, such as `fraction` for "topk".
+        codec: "ecsq" (needs one of bits, step, nmse) or any other of the glossary's: "none", "bf16", "int8", "topk",
+            "eden", "chain" …
+        seed: where the codec's random numbers come from; give every frame its own if the codec has any.
+        options: the other fields of the codec, such as `fraction` for "topk" or `stages` for "chain".
 
     Raises:
         ConfigError: NaN, infinity or integers in the update, or options that do not fit the codec.
@@ -70,7 +78,7 @@ def encode(
     """
     layout = Layout.of(update)
     chosen = codec_for(codec, bits=bits, step=step, nmse=nmse, effort=effort, **options)
-    return frames.pack(chosen, layout.arrays(update), layout, with_layout=True)
+    return frames.pack(chosen, layout.arrays(update), layout, with_layout=True, hints=Hints(seed=seed))
 
 
 def decode(frame: bytes, layout: Layout | None = None, *, max_parameters: int = 1 << 31) -> State:
@@ -101,10 +109,11 @@ class Feedback:
         self._layout: Layout | None = None
         self._state = ef.Residual()
 
-    def encode(self, update: Mapping[str, Any], **quality: Any) -> bytes:
+    def encode(self, update: Mapping[str, Any], *, seed: int = 0, **quality: Any) -> bytes:
         """The stand-alone frame of `update` plus what earlier frames lost.
 
-        The last frame counts as received unless `refused()` was called since. `quality` is as for `encode`.
+        The last frame counts as received unless `refused()` was called since. `seed` and `quality` are as for
+        `encode`. Of an unbiased codec nothing is owed, because its error would grow from frame to frame.
 
         Raises:
             ConfigError: other tensors than last time, NaN or infinity. The residual is as before.
@@ -114,7 +123,7 @@ class Feedback:
             raise ConfigError("this update has other tensors than the one before", hint="use a new Feedback")
         state, _ = ef.settle(self._state, layout, accepted=True)
         frame, self._state = ef.send(
-            state, layout.arrays(update), codec_for(**quality), layout, with_layout=True
+            state, layout.arrays(update), codec_for(**quality), layout, with_layout=True, seed=seed
         )
         self._layout = layout
         return frame
@@ -125,11 +134,12 @@ class Feedback:
             self._state, _ = ef.settle(self._state, self._layout, accepted=False)
 
     def state_dict(self) -> State:
-        """The residual by name, empty before the first frame; save it with your own checkpoint."""
+        """The residual by name, empty where nothing is owed; save it with your own checkpoint."""
         if self._layout is None:
             return {}
         settled, _ = ef.settle(self._state, self._layout, accepted=True)
-        assert settled.owed is not None
+        if settled.owed is None:
+            return {}
         return self._layout.named([array.copy() for array in settled.owed])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

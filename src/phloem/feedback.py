@@ -2,6 +2,9 @@
 
 Source: Seide et al., 1-bit stochastic gradient descent, 2014; Karimireddy et al., Error feedback fixes signSGD,
 2019, Algorithm 1. The residual never travels and the decoder never needs it.
+
+An unbiased codec leaves no residual: its error has mean zero, and may be larger than the update (random-k, TernGrad),
+so that fed back it would grow from frame to frame without end.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ class Residual:
         owed: the residual; None stands for zeros.
         sent: the frame in flight, whose fate is not known yet.
         step: the quantiser step of the last frame, a good first guess for the next.
+        forgives: the frame in flight is an unbiased codec's: once it is accepted nothing is owed.
     While a frame is in flight `owed` is the whole compensated update, so that a refused or lost frame costs
     nothing: what was owed is owed again.
     """
@@ -32,6 +36,7 @@ class Residual:
     owed: tuple[Array, ...] | None = None
     sent: bytes | None = None
     step: float | None = None
+    forgives: bool = False
 
 
 def send(
@@ -41,8 +46,11 @@ def send(
     layout: Layout,
     *,
     with_layout: bool = False,
+    seed: int = 0,
 ) -> tuple[bytes, Residual]:
     """The frame for update + residual, and the state while it is in flight.
+
+    `seed` is where the codec's random numbers come from; give every frame its own.
 
     Raises:
         ConfigError: a tensor holds NaN or infinity (the state is unchanged), or a frame is still in flight.
@@ -53,8 +61,9 @@ def send(
         owed = tuple(np.array(u) for u in update)  # copies: the caller may use its arrays again
     else:
         owed = _each(np.add, update, state.owed)
-    frame = frames.pack(codec, owed, layout, hints=Hints(guess=state.step), with_layout=with_layout)
-    return frame, Residual(owed, frame, frames.step_of(frame, layout) or state.step)
+    frame = frames.pack(codec, owed, layout, hints=Hints(state.step, seed), with_layout=with_layout)
+    forgives = codec.unbiased and not codec.lossless
+    return frame, Residual(owed, frame, frames.step_of(frame, layout) or state.step, forgives)
 
 
 def settle(state: Residual, layout: Layout, *, accepted: bool) -> tuple[Residual, list[Array] | None]:
@@ -67,6 +76,8 @@ def settle(state: Residual, layout: Layout, *, accepted: bool) -> tuple[Residual
     if not accepted or state.owed is None:
         return Residual(state.owed, None, state.step), None
     decoded = frames.unpack(state.sent, layout).decode()
+    if state.forgives:
+        return Residual(None, None, state.step), decoded
     return Residual(_each(np.subtract, state.owed, decoded), None, state.step), decoded
 
 

@@ -119,7 +119,8 @@ class Site:
         reason = self._unfit(update)
         if reason is not None:
             return replace(reply, status=Status.REFUSED, reason=reason).pack()
-        frame, residual = ef.send(at.residual, update, self._codec, self.layout)
+        seed = self.plan.frame_seed(self.name, at.round)
+        frame, residual = ef.send(at.residual, update, self._codec, self.layout, seed=seed)
         message = replace(reply, status=Status.UPDATE, examples=examples, frame=frame).pack()
         self.emit(
             events.UpdateSent(
@@ -198,6 +199,7 @@ class Site:
             "digest": self.at.digest,
             "step": residual.step,
             "sent": None if residual.sent is None else residual.sent.hex(),
+            "forgives": residual.forgives,
             "examples": self.at.examples,
         }
         owed = {} if residual.owed is None else self.layout.named(residual.owed)
@@ -209,6 +211,7 @@ class Site:
             tuple(self.layout.arrays(owed)) if owed else None,
             None if facts["sent"] is None else bytes.fromhex(facts["sent"]),
             facts["step"],
+            facts["forgives"],
         )
         chain, digest, examples = bytes.fromhex(facts["chain"]), facts["digest"], facts["examples"]
         self.at = Position(facts["round"], chain, state, residual, digest, examples)
