@@ -67,8 +67,7 @@ class Chain(FromConfig):
                 f"codec 'chain': {reason}",
                 hint="the order is: transforms, at most one quantiser, byte coders",
             )
-        plain = tuple({"codec": codec.name, **canonical.plain(codec)} for codec in codecs)
-        object.__setattr__(self, "stages", plain)
+        object.__setattr__(self, "stages", tuple(_table(codec) for codec in codecs))
         # What a chain promises depends on its stages; a codec's class promises for all its configurations.
         object.__setattr__(self, "lossless", all(codec.lossless for codec in codecs))
         object.__setattr__(self, "unbiased", all(codec.unbiased for codec in codecs))
@@ -128,7 +127,13 @@ def chain(*codecs: Codec) -> Chain:
     >>> chain(TopK(0.01), Int8(), Zstd()).names
     ('topk', 'int8', 'zstd')
     """
-    return Chain([{"codec": codec.name, **canonical.plain(codec)} for codec in codecs])
+    return Chain([_table(codec) for codec in codecs])
+
+
+def _table(codec: Codec) -> dict[str, Any]:
+    """The codec's configuration as a recipe writes it."""
+    fields = canonical.plain(codec).items()
+    return {"codec": codec.name, **{key: value for key, value in fields if value is not None}}
 
 
 def _codec(stage: Any) -> Codec:
