@@ -10,7 +10,7 @@ from phloem.codecs.base import Codec, Hints
 from phloem.codecs.classical import Eden, Hadamard, Linear, LowRank, Qsgd, RandomK, Ternary, chain
 from phloem.kernels.lloydmax import levels
 from phloem.kernels.streams import uniforms, words
-from phloem.seeds import generator
+from phloem.seeds import generator, seed_for
 from phloem.tensors import Array, Layout
 
 
@@ -102,6 +102,13 @@ def test_ternary_has_the_variance_of_its_formula() -> None:
 
 def test_randomk_has_the_variance_of_its_formula() -> None:
     assert variance(RandomK(0.1), SOURCES["normal"], 20) == pytest.approx(9.0, rel=0.05)
+
+
+def test_randomk_draws_the_positions_of_the_smallest_words() -> None:
+    vector = np.arange(1, 300_002, dtype=np.float32)
+    kept = np.flatnonzero(decoded(RandomK(0.01), vector))
+    drawn = words(seed_for(0, "randomk"), vector.size)
+    assert kept.tolist() == sorted(np.argsort(drawn)[:3000].tolist())
 
 
 def test_a_rotation_then_stochastic_levels_is_unbiased_by_declaration_and_a_biased_stage_is_not() -> None:

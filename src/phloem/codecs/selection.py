@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -22,6 +23,8 @@ from phloem.seeds import seed_for
 from phloem.tensors import Array, Layout, TensorSpec
 
 Mask = npt.NDArray[np.bool_]
+
+_PART = 1 << 18  # words at a time
 
 
 @dataclass(frozen=True)
@@ -172,13 +175,23 @@ class RandomK(Transform):
 
 
 def _drawn(size: int, count: int, seed: int) -> Positions:
-    """The positions of the `count` smallest of `size` words, rising."""
+    """The positions of the `count` smallest of `size` words, rising; in memory for `count`, not for `size`."""
     if count in (0, size):
         return np.arange(count)
-    drawn = words(seed, size)
-    largest = np.partition(drawn, count - 1)[count - 1]
-    below = np.flatnonzero(drawn < largest)
-    return np.sort(np.concatenate([below, np.flatnonzero(drawn == largest)[: count - below.size]]))
+    likely = (count + 8 * math.isqrt(count) + 32) * (1 << 64) // size  # words below: nearly always enough
+    while True:
+        limit = np.uint64(min(likely, (1 << 64) - 1))
+        places, found = [], []
+        for first in range(0, size, _PART):
+            part = words(seed, min(_PART, size - first), first)
+            low = np.flatnonzero(part <= limit)
+            places.append(first + low)
+            found.append(part[low])
+        candidates, below = np.concatenate(places), np.concatenate(found)
+        if below.size >= count:
+            chosen: Positions = np.sort(candidates[np.argsort(below, kind="stable")[:count]])
+            return chosen
+        likely *= 2
 
 
 def _kept_layout(kept: Positions, layout: Layout) -> Layout:

@@ -25,15 +25,15 @@ _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _PART = 1 << 18  # words made at a time, so that temporaries stay in the cache
 
 
-def words(seed: int, count: int) -> Words:
-    """The first `count` words of the stream.
+def words(seed: int, count: int, first: int = 0) -> Words:
+    """`count` words of the stream, from word `first` on.
 
     >>> [hex(word) for word in words(0, 2).tolist()]
     ['0xe220a8397b1dcdaf', '0x6e789e6aa1b965f4']
     """
     out = np.empty(count, np.uint64)
     for start in range(0, count, _PART):
-        z = np.arange(start + 1, min(start + _PART, count) + 1, dtype=np.uint64)
+        z = np.arange(first + start + 1, first + min(start + _PART, count) + 1, dtype=np.uint64)
         z *= np.uint64(_STEP)
         z += np.uint64(seed & _MASK)
         z ^= z >> np.uint64(30)
