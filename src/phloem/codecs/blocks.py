@@ -19,6 +19,7 @@ from phloem.codecs.config import FromConfig, check_whole
 from phloem.codecs.split import exactly, join, split
 from phloem.errors import FormatError
 from phloem.kernels import packing
+from phloem.kernels.lloydmax import nearest
 from phloem.tensors import Array, Layout
 
 LARGEST_BLOCK = 1 << 24
@@ -187,8 +188,7 @@ class Nf4(FromConfig):
     def encode(self, arrays: Sequence[Array], layout: Layout, hints: Hints = NO_HINTS) -> bytes:
         """The block size, the scales, the nearest level's number for each value."""
         head, scaled = _encode(self.block, 1, arrays)
-        between = (_NORMAL_FLOATS[1:] + _NORMAL_FLOATS[:-1]) / np.float32(2)
-        return head + packing.pack(np.searchsorted(between, scaled), 4)
+        return head + packing.pack(nearest(scaled, _NORMAL_FLOATS), 4)
 
     @classmethod
     def decode(cls, body: bytes, layout: Layout, held: Held = None) -> list[Array]:

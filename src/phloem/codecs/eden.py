@@ -26,7 +26,7 @@ from phloem.codecs.rotation import Blocks, check_block, cut, read_block, rotate,
 from phloem.codecs.split import exactly, join, saturated, split, take
 from phloem.errors import ConfigError, FormatError
 from phloem.kernels import packing
-from phloem.kernels.lloydmax import levels
+from phloem.kernels.lloydmax import levels, nearest
 from phloem.seeds import seed_for
 from phloem.tensors import Array, Layout
 
@@ -148,8 +148,7 @@ def _quantised(rows: Array, kept: int, table: Array) -> tuple[Array, Array]:
     """The scale of every row, and the codes of its first `kept` values."""
     energy = np.square(rows, dtype=np.float64).sum(axis=1)  # (blocks,)
     normal = np.sqrt(rows.shape[1] / np.where(energy > 0, energy, 1.0)).astype(np.float32)
-    between = (table[1:] + table[:-1]) / np.float32(2)
-    codes = np.searchsorted(between, rows[:, :kept] * normal[:, None]).astype(np.uint8)
+    codes = nearest(rows[:, :kept] * normal[:, None], table)
     along = (rows[:, :kept].astype(np.float64) * table[codes]).sum(axis=1)
     zero = (energy == 0) | (along <= 0)
     return np.where(zero, 0.0, energy / np.where(zero, 1.0, along)), np.where(zero[:, None], 0, codes)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 _UNIT = 2.0**-20
+_FEW = 31  # comparisons with so many borders are faster than a search
 _POSITIVE = (
     (
         836643,
@@ -70,3 +71,18 @@ def levels(bits: int) -> npt.NDArray[np.float32]:
     """
     positive = np.array(_POSITIVE[bits - 1], np.float32) * np.float32(_UNIT)
     return np.concatenate([-positive[::-1], positive])
+
+
+def nearest(values: npt.NDArray[np.float32], table: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """The number of the level of a rising `table` that is nearest to each value, the lower of two.
+
+    >>> nearest(np.array([-9.0, 0.0, 0.1], np.float32), levels(1)).tolist()
+    [0, 0, 1]
+    """
+    between = (table[1:] + table[:-1]) / np.float32(2)
+    if between.size > _FEW:
+        return np.searchsorted(between, values).astype(np.uint8)
+    codes = np.zeros(values.shape, np.uint8)
+    for border in between:
+        codes += values > border
+    return codes
