@@ -67,7 +67,8 @@ class Float8(FromConfig):
     """Every value as an 8-bit float times its tensor's or block's power of two: 8 bits per parameter and a little.
 
     The power of two is the smallest that keeps the largest magnitude inside the format. Error bound: 2⁻⁴ (e4m3) or
-    2⁻³ (e5m2) of a value, or 2⁻¹⁸ (e4m3) or 2⁻³² (e5m2) of the largest magnitude, whichever is more.
+    2⁻³ (e5m2) of a value, or 2⁻¹⁸ (e4m3) or 2⁻³² (e5m2) of the largest magnitude, whichever is more,
+    where the largest is at least 2⁻¹⁰⁰.
 
     Args:
         format: "e4m3" or "e5m2".
