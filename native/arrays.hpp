@@ -37,5 +37,6 @@ void bind_ecsq(nb::module_& m);
 void bind_planes(nb::module_& m);
 void bind_adaptive(nb::module_& m);
 void bind_trellis(nb::module_& m);
+void bind_hadamard(nb::module_& m);
 
 }  // namespace phloem

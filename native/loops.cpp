@@ -333,10 +333,13 @@ void clear_negative_zeros(float* x, size_t n) {
   }
 }
 
+#include "hadamard.hpp"
+
 }  // namespace
 
 const Loops kLoops = {extent,     extent_of_sum,      energy, coarse,
                       quantise,   tokenise,           histogram, pack_flags, scan,
-                      subtract_quantised, values, clear_negative_zeros, rans_encode, rans_decode};
+                      subtract_quantised, values, clear_negative_zeros, rans_encode, rans_decode,
+                      hadamard,   flip};
 
 }  // namespace phloem::PHLOEM_LEVEL

@@ -77,6 +77,9 @@ struct Loops {
   // or null where there are too few.
   const uint8_t* (*rans_decode)(const uint32_t* slots, uint8_t* tokens, size_t n, uint32_t* states,
                                 const uint8_t* word, const uint8_t* end);
+  // The Walsh-Hadamard transform of one block, times `scale`; and signs turned over by a stream of random bits.
+  void (*hadamard)(float* x, size_t size, float scale);
+  void (*flip)(float* x, size_t n, uint64_t seed);
 };
 
 namespace portable { extern const Loops kLoops; }

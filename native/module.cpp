@@ -22,4 +22,5 @@ NB_MODULE(_native, m) {
   bind_planes(m);
   bind_adaptive(m);
   bind_trellis(m);
+  bind_hadamard(m);
 }

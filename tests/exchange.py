@@ -43,7 +43,19 @@ def plan_of(state: State, sites: tuple[str, ...], up: Any = INT8, down: Any = IN
         initial_state=state_digest(state),
         up=up,
         down=down,
-        codecs=("bf16", "int8", "lossless", "none", "sign", "topk"),
+        codecs=(
+            "bf16",
+            "chain",
+            "eden",
+            "int8",
+            "linear",
+            "lossless",
+            "none",
+            "qsgd",
+            "randomk",
+            "sign",
+            "topk",
+        ),
         **{**limits_for(layout), **more},
     )
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phloem import canonical
-from phloem.codecs.classical import TopK
+from phloem.codecs.classical import Int8
 from phloem.errors import ConfigError, FormatError
 from phloem.testing.strategies import json_values, tampered
 
@@ -47,7 +47,7 @@ def test_random_bytes_raise_nothing_but_format_errors(data: bytes) -> None:
 
 
 def test_keys_are_sorted_and_dataclasses_are_tables() -> None:
-    assert canonical.dumps({"b": (1, 2), "a": TopK(0.5)}) == b'{"a":{"fraction":0.5},"b":[1,2]}'
+    assert canonical.dumps({"b": (1, 2), "a": Int8(64)}) == b'{"a":{"block":64},"b":[1,2]}'
 
 
 HOSTILE = {

@@ -139,3 +139,20 @@ def test_the_error_measure_is_the_lost_share_of_the_energy() -> None:
     zeros = [np.zeros(2, np.float32), np.array(0.0, np.float32)]
     assert ef.nmse(zeros, zeros) == 0.0
     assert ef.nmse(zeros, wanted) == np.inf
+
+
+@pytest.mark.parametrize("config", [{"codec": "randomk", "fraction": 0.05}, {"codec": "ternary"}], ids=str)
+def test_an_unbiased_codec_owes_nothing_once_it_arrived_and_everything_if_it_did_not(
+    config: dict[str, Any],
+) -> None:
+    state = Residual()
+    for number in range(30):  # fed back, random-k's error would grow nineteenfold in energy with every frame
+        _, state = ef.send(state, arrays(0), codec_from(config), LAYOUT, seed=number)
+        state, decoded = ef.settle(state, LAYOUT, accepted=True)
+        assert decoded is not None
+        assert ef.norm(decoded) < 100 * ef.norm(arrays(0))
+        assert state.owed is None
+    _, state = ef.send(state, arrays(0), codec_from(config), LAYOUT)
+    state, _ = ef.settle(state, LAYOUT, accepted=False)
+    assert state.owed is not None
+    assert [a.tobytes() for a in state.owed] == [a.tobytes() for a in arrays(0)]

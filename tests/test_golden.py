@@ -24,10 +24,11 @@ UPDATE = GOLDEN / "messages" / "update.bin"
 WRITE = "write it with tools/write_golden.py and look at it"
 
 
+ON_KERNELS_OF_THEIR_OWN = ("chain", "ecsq", "eden", "hadamard", "linear")
 ON_KERNELS = [  # every kernel there is, where kernels make a difference
     pytest.param(case, kernel, id=f"{case.relative_to(GOLDEN).as_posix()}-{kernel}")
     for case in CASES
-    for kernel in (kernels.available() if case.parent.name == "ecsq" else ("auto",))
+    for kernel in (kernels.available() if case.parent.name in ON_KERNELS_OF_THEIR_OWN else ("auto",))
 ]
 
 

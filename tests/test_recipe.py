@@ -307,6 +307,15 @@ def test_a_later_stage_keeps_what_it_does_not_name() -> None:
     assert load_recipe(loaded) == loaded
 
 
+def test_a_recipe_names_a_chain_by_its_stages() -> None:
+    up = {"codec": "chain", "stages": [{"codec": "topk", "fraction": 0.1}, {"codec": "ecsq", "bits": 2}]}
+    loaded = recipe(up=up)
+    assert [stage["codec"] for stage in loaded.up["stages"]] == ["topk", "ecsq"]
+    assert load_recipe(loaded) == loaded
+    with pytest.raises(ConfigError, match="'int8' and 'sign' are both quantisers"):
+        recipe(up={"codec": "chain", "stages": [{"codec": "int8"}, {"codec": "sign"}]})
+
+
 def test_a_setting_reaches_into_a_task_given_by_its_name_alone_but_not_into_a_text() -> None:
     short = {"name": "x", "task": "package.module:Class", "sites": {"count": 2}}
     assert load_recipe(short, ["task.steps=40"]).task_options == {"steps": 40}

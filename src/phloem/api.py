@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from phloem import feedback as ef
-from phloem.codecs.base import Codec
-from phloem.codecs.registry import codec_from
+from phloem.codecs.base import Codec, Hints
+from phloem.codecs.registry import BY_NAME, codec_from
 from phloem.errors import ConfigError
 from phloem.files.decoding import decode_frame
 from phloem.tensors import Array, Layout, State
@@ -33,11 +34,15 @@ def codec_for(
     quality = {key: value for key, value in knobs.items() if value is not None}
     if codec == "ecsq":
         return codec_from({"codec": codec, "effort": effort, **quality, **options})
-    if quality:
+    kind = BY_NAME.get(codec)
+    fields = {field.name for field in dataclasses.fields(kind)} if kind else set(quality)  # type: ignore[arg-type]
+    strange = [key for key in quality if key not in fields]
+    if strange:
         raise ConfigError(
-            f"codec '{codec}' has no '{next(iter(quality))}'", hint="only 'ecsq' has a quality knob"
+            f"codec '{codec}' has no '{strange[0]}'",
+            hint="of all codecs 'ecsq' has bits, bytes, step and nmse",
         )
-    return codec_from({"codec": codec, **options})
+    return codec_from({"codec": codec, **quality, **options})
 
 
 def encode(
@@ -49,6 +54,7 @@ def encode(
     nmse: float | None = None,
     effort: str = "fast",
     codec: str = "ecsq",
+    seed: int = 0,
     **options: Any,
 ) -> bytes:
     """The stand-alone frame of an update: a dict of NumPy arrays or torch tensors, by name.
@@ -60,8 +66,10 @@ def encode(
         step: the quantiser step, in the update's own unit.
         nmse: the wanted Σ(error)² ÷ Σ(update)².
         effort: how hard the encoder works at equal quality.
-        codec: "ecsq" (needs one of bits, bytes, step, nmse), "none", "lossless", "bf16", "int8", "topk" or "sign".
-        options: the other fields of the codec, such as `fraction` for "topk".
+        codec: "ecsq" (needs one of bits, bytes, step, nmse) or any other of the glossary's: "none", "bf16", "int8",
+            "topk", "eden", "chain" …
+        seed: where the codec's random numbers come from; give every frame its own if the codec has any.
+        options: the other fields of the codec, such as `fraction` for "topk" or `stages` for "chain".
 
     Raises:
         ConfigError: NaN, infinity or integers in the update, or options that do not fit the codec.
@@ -74,7 +82,7 @@ def encode(
     """
     layout = Layout.of(update)
     chosen = codec_for(codec, bits=bits, bytes=bytes, step=step, nmse=nmse, effort=effort, **options)
-    return frames.pack(chosen, layout.arrays(update), layout, with_layout=True)
+    return frames.pack(chosen, layout.arrays(update), layout, with_layout=True, hints=Hints(seed=seed))
 
 
 def decode(frame: bytes, layout: Layout | None = None, *, max_parameters: int = 1 << 31) -> State:
@@ -110,10 +118,11 @@ class Feedback:
         self._state = ef.Residual()
         self._spare: tuple[Array, ...] | None = None  # the last residual's memory
 
-    def encode(self, update: Mapping[str, Any], **quality: Any) -> bytes:
+    def encode(self, update: Mapping[str, Any], *, seed: int = 0, **quality: Any) -> bytes:
         """The stand-alone frame of `update` plus what earlier frames lost.
 
-        The last frame counts as received unless `refused()` was called since. `quality` is as for `encode`.
+        The last frame counts as received unless `refused()` was called since. `seed` and `quality` are as for
+        `encode`. Of an unbiased codec nothing is owed, because its error would grow from frame to frame.
 
         Raises:
             ConfigError: other tensors than last time, NaN or infinity. The residual is as before.
@@ -124,7 +133,13 @@ class Feedback:
         self._state = ef.resolve(self._state, layout, accepted=True, reuse=True)
         arrays = layout.arrays(update)
         frame, state = ef.send(
-            self._state, arrays, codec_for(**quality), layout, with_layout=True, into=self._spare
+            self._state,
+            arrays,
+            codec_for(**quality),
+            layout,
+            with_layout=True,
+            into=self._spare,
+            seed=seed,
         )
         self._spare, self._state, self._layout = self._state.owed, state, layout
         return frame
@@ -135,11 +150,12 @@ class Feedback:
             self._state = ef.resolve(self._state, self._layout, accepted=False)
 
     def state_dict(self) -> State:
-        """The residual by name, empty before the first frame; save it with your own checkpoint."""
+        """The residual by name, empty where nothing is owed; save it with your own checkpoint."""
         if self._layout is None:
             return {}
         settled = ef.resolve(self._state, self._layout, accepted=True)
-        assert settled.owed is not None
+        if settled.owed is None:
+            return {}
         return self._layout.named([array.copy() for array in settled.owed])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

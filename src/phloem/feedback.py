@@ -5,6 +5,9 @@ Source: Seide et al., 1-bit stochastic gradient descent, 2014; Karimireddy et al
 
 All arithmetic is one float32 addition or subtraction per value; the kernels do it in the passes that look at the
 values anyway.
+
+An unbiased codec leaves no residual: its error has mean zero, and may be larger than the update (random-k, TernGrad),
+so that fed back it would grow from frame to frame without end.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ class Residual:
         owed: the residual; None stands for zeros.
         sent: the frame in flight, whose fate is not known yet.
         step: the quantiser step of the last frame, a good first guess for the next.
+        forgives: the frame in flight is an unbiased codec's: once it is accepted nothing is owed.
     While a frame is in flight `owed` is the whole compensated update, so that a refused or lost frame costs
     nothing: what was owed is owed again.
     """
@@ -36,6 +40,7 @@ class Residual:
     owed: tuple[Array, ...] | None = None
     sent: bytes | None = None
     step: float | None = None
+    forgives: bool = False
 
 
 def send(
@@ -46,11 +51,13 @@ def send(
     *,
     with_layout: bool = False,
     into: Sequence[Array] | None = None,
+    seed: int = 0,
 ) -> tuple[bytes, Residual]:
     """The frame for update + residual, and the state while it is in flight.
 
     The new state's arrays are `into`, which are overwritten, or new ones. `update` itself may be given there by a
-    caller who does not need it any more; the arrays of `state` may not, so that an error costs nothing.
+    caller who does not need it any more; the arrays of `state` may not, so that an error costs nothing. `seed` is
+    where the codec's random numbers come from; give every frame its own.
 
     Raises:
         ConfigError: a tensor holds NaN or infinity (the state is unchanged), or a frame is still in flight.
@@ -68,9 +75,10 @@ def send(
         extent, broken = kernels.ecsq_extent_of_sum(update, state.owed, owed)
     if broken >= 0:
         raise frames.not_finite(layout, broken)
-    hints = Hints(guess=state.step, extent=extent)
+    hints = Hints(guess=state.step, seed=seed, extent=extent)
     frame = frames.pack(codec, owed, layout, hints=hints, with_layout=with_layout)
-    return frame, Residual(owed, frame, frames.step_of(frame, layout) or state.step)
+    forgives = codec.unbiased and not codec.lossless
+    return frame, Residual(owed, frame, frames.step_of(frame, layout) or state.step, forgives)
 
 
 def settle(state: Residual, layout: Layout, *, accepted: bool) -> tuple[Residual, list[Array] | None]:
@@ -81,6 +89,8 @@ def settle(state: Residual, layout: Layout, *, accepted: bool) -> tuple[Residual
     if state.sent is None or not accepted or state.owed is None:
         return resolve(state, layout, accepted=accepted), None
     decoded = frames.unpack(state.sent, layout).decode()
+    if state.forgives:
+        return Residual(None, None, state.step), decoded
     with np.errstate(over="ignore"):
         rest = tuple(np.asarray(owed - value) for owed, value in zip(state.owed, decoded, strict=True))
     return Residual(rest, None, state.step), decoded
@@ -95,6 +105,8 @@ def resolve(state: Residual, layout: Layout, *, accepted: bool, reuse: bool = Fa
         return state
     if not accepted or state.owed is None:
         return Residual(state.owed, None, state.step)
+    if state.forgives:
+        return Residual(None, None, state.step)
     rest = state.owed if reuse else tuple(array.copy() for array in state.owed)
     frames.unpack(state.sent, layout).subtract_from_sender(rest)
     return Residual(rest, None, state.step)

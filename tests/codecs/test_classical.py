@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from phloem import varint
+from phloem.codecs import positions
 from phloem.codecs.casts import BFloat16, NoCompression, from_bf16, to_bf16
-from phloem.codecs.classical import Int8, Sign, TopK
+from phloem.codecs.classical import Bins, Float8, Float16, Int4, Int8, Nf4, Sign, Ternary, Threshold, TopK
 from phloem.codecs.registry import codec_from
 from phloem.errors import ConfigError, FormatError
 from phloem.seeds import generator
@@ -127,7 +128,7 @@ def test_topk_keeps_the_largest_exactly_and_ties_go_to_the_front(vector: Array, 
 
 @pytest.mark.parametrize("places", [[1, 0], [1, 1], [0, 2], [2, 3]], ids=str)
 def test_a_topk_body_whose_positions_do_not_rise_or_leave_the_layout_is_refused(places: list[int]) -> None:
-    body = varint.pack(2) + np.array(places, "<u4").tobytes() + np.ones(2, "<f4").tobytes()
+    body = varint.pack(2) + b"\0" + np.array(places, "<u4").tobytes() + np.ones(2, "<f4").tobytes()
     with pytest.raises(FormatError, match="positions"):
         TopK.decode(body, LAYOUT_2)
 
@@ -174,3 +175,111 @@ def test_a_sign_body_with_a_bad_scale_or_padding_is_refused(body: bytes) -> None
 def test_a_wrong_configuration_says_what_was_expected(config: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         codec_from(config)
+
+
+@pytest.mark.parametrize("format", ["e4m3", "e5m2"])
+def test_fp8_is_torchs_cast_of_the_scaled_values(format: str) -> None:
+    torch = pytest.importorskip("torch")
+    kind = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}[format]
+    most = {"e4m3": 448.0, "e5m2": 57344.0}[format]
+    draw = generator(0, "fp8")
+    vector = (draw.normal(size=20_000) * 10.0 ** draw.uniform(-8, 0, 20_000)).astype(np.float32)
+    vector[:256] = torch.arange(256, dtype=torch.uint8).view(kind).float().nan_to_num(0, 0, 0).numpy()
+    vector[0] = most  # so that the power of two is one
+    scaled = np.clip(vector, -most, most)
+    wanted = torch.from_numpy(scaled).to(kind).float().numpy()
+    assert np.array_equal(there_and_back(Float8(format), scaled), wanted)  # type: ignore[arg-type]
+
+
+@given(vectors, st.integers(0, 70), st.sampled_from(["e4m3", "e5m2"]))
+def test_fp8_keeps_its_stated_bound(vector: Array, block: int, format: str) -> None:
+    back = there_and_back(Float8(format, block), vector)  # type: ignore[arg-type]
+    relative, floor = {"e4m3": (2.0**-4, 2.0**-18), "e5m2": (2.0**-3, 2.0**-32)}[format]
+    for start in range(0, vector.size, block or max(1, vector.size)):
+        part = slice(start, start + (block or vector.size))
+        largest = float(np.abs(vector[part]).max())
+        if largest < 2.0**-100:
+            continue
+        error = np.abs(back[part].astype(np.float64) - vector[part])
+        assert (error <= np.maximum(relative * np.abs(vector[part]), floor * largest)).all()
+
+
+def test_fp16_is_ieee_half_precision_and_never_an_infinity() -> None:
+    vector = np.array([1.0, 65504.0, 1e30, -7e4, 2.0**-24, 1e-9, -0.0, 1 / 3], np.float32)
+    wanted = np.clip(vector, -65504, 65504).astype(np.float16).astype(np.float32)
+    assert there_and_back(Float16(), vector).tobytes() == wanted.tobytes()
+
+
+@given(vectors, st.integers(1, 70))
+def test_int4_stays_within_half_its_scale(vector: Array, block: int) -> None:
+    vector = np.where(np.abs(vector) < 1e-30, np.float32(0), vector)
+    back = there_and_back(Int4(block), vector)
+    for start in range(0, vector.size, block):
+        part = slice(start, start + block)
+        scale = float(np.abs(vector[part]).max()) / 7 * (1 + 2.0**-7)
+        assert np.abs(back[part].astype(np.float64) - vector[part]).max() <= scale / 2 * (1 + 1e-6)
+
+
+def test_nf4_has_the_published_error_of_a_normal_source() -> None:
+    vector = generator(0, "nf4").normal(size=1 << 16).astype(np.float32)
+    error = np.square(there_and_back(Nf4(), vector) - vector).mean()
+    assert error == pytest.approx(0.0084, rel=0.05)  # research/codecs.md, table 1.1: block of 64
+
+
+@given(
+    st.lists(st.integers(0, 3000), unique=True, max_size=200).map(sorted),
+    st.integers(0, 1 << 40),
+    st.sampled_from(positions.KINDS),
+)
+def test_positions_come_back_from_where_they_begin(found: list[int], more: int, kind: str) -> None:
+    size = 3001 if kind == "raw32" else 3001 + more
+    wanted = np.array(found, np.int64)
+    if kind == "rice" and wanted.size:
+        wanted[-1] += more
+    packed = positions.pack(wanted, size, kind)
+    got, end = positions.unpack(b"ab" + packed + b"more", 2, size, "test")
+    assert np.array_equal(got, wanted)
+    assert end == 2 + len(packed)
+
+
+@pytest.mark.parametrize("share", [1 / 64, 0.1, 0.001])
+def test_rice_positions_take_little_more_than_their_entropy(share: float) -> None:
+    size = 1 << 20
+    chosen = np.flatnonzero(generator(0, "rice").random(size) < share)
+    entropy = -(share * np.log2(share) + (1 - share) * np.log2(1 - share)) / share
+    taken = 8 * len(positions.pack(chosen, size, "rice")) / chosen.size
+    assert entropy - 0.05 < taken < entropy + 0.15
+
+
+def test_topk_in_chunks_keeps_as_many_in_every_chunk_and_in_short_ones_their_share() -> None:
+    vector = generator(0, "chunks").normal(size=1000).astype(np.float32)
+    vector[:256] *= 100
+    back = there_and_back(TopK(1 / 16, "chunk", 256), vector)
+    assert [np.count_nonzero(back[start : start + 256]) for start in range(0, 1000, 256)] == [16, 16, 16, 14]
+    for start in (0, 256, 512):
+        part, kept = np.abs(vector[start : start + 256]), back[start : start + 256] != 0
+        assert part[kept].min() > part[~kept].max()
+
+
+def test_topk_by_tensor_keeps_at_least_one_of_each() -> None:
+    layout = Layout.of({"a": np.zeros(3), "b": np.zeros((100, 10)), "c": np.zeros((0, 2)), "d": np.zeros(())})
+    arrays = [generator(0, name).normal(size=spec.shape).astype(np.float32).reshape(spec.shape)
+              for name, spec in zip("abcd", layout.specs, strict=True)]  # fmt: skip
+    back = TopK.decode(TopK(0.01, "tensor").encode(arrays, layout), layout)
+    assert [np.count_nonzero(array) for array in back] == [1, 10, 0, 1]
+
+
+def test_threshold_keeps_what_reaches_it() -> None:
+    vector = np.array([0.5, -0.5, 0.49, -2.0, 0.0], np.float32)
+    assert there_and_back(Threshold(0.5), vector).tolist() == [0.5, -0.5, 0.0, -2.0, 0.0]
+
+
+def test_bins_decode_to_the_mean_of_what_fell_into_them() -> None:
+    vector = np.array([-3.0, -2.8, 3.0, 2.0], np.float32)
+    assert there_and_back(Bins(2), vector) == pytest.approx([-2.9, -2.9, 2.5, 2.5])
+    assert there_and_back(Bins(1), np.full(5, 7.0, np.float32)).tolist() == [7.0] * 5
+
+
+def test_ternary_packs_five_values_in_a_byte() -> None:
+    layout = Layout.of({"x": np.zeros(1001)})
+    assert len(Ternary().encode([np.ones(1001, np.float32)], layout)) == 4 + 201

@@ -25,8 +25,21 @@ from phloem.wire.messages import Order, Reply, Status
 EVERYONE = {"ant", "bee", "cat"}
 
 
+CHAIN = {"codec": "chain", "stages": [{"codec": "hadamard"}, {"codec": "qsgd", "levels": 3}]}
+
+
 @pytest.mark.parametrize(
-    "up", [NONE, INT8, {"codec": "bf16"}, {"codec": "topk", "fraction": 0.1}, {"codec": "sign"}]
+    "up",
+    [
+        NONE,
+        INT8,
+        {"codec": "bf16"},
+        {"codec": "topk", "fraction": 0.1},
+        {"codec": "sign"},
+        {"codec": "eden"},
+        {"codec": "linear", "step": 0.01, "senders": 3},
+        CHAIN,
+    ],
 )
 @pytest.mark.parametrize(
     "rule", [MergeRule(), MergeRule(0.5, ServerOptimizer("nesterov", 0.7))], ids=["avg", "p"]
@@ -155,6 +168,21 @@ def test_what_a_site_lost_reaches_the_trunk_in_later_rounds() -> None:
         assert np.allclose(start + learned[name], exchange.coordinator.state[name] + owed[name], atol=1e-4)
 
 
+def test_random_codecs_draw_anew_for_every_frame_and_the_same_in_every_replay() -> None:
+    def kept(exchange: Exchange) -> list[tuple[int, ...]]:
+        found = []
+        for _ in range(3):
+            for update in exchange.round().accepted:
+                decoded = exchange.plan.admit(update.frame, exchange.layout).decode()
+                found.append(tuple(np.flatnonzero(np.concatenate([a.reshape(-1) for a in decoded]))))
+        return found
+
+    up = {"codec": "randomk", "fraction": 0.2}
+    drawn = kept(Exchange(up=up))
+    assert len(set(drawn)) == len(drawn) == 9
+    assert kept(Exchange(up=up)) == drawn
+
+
 @pytest.mark.parametrize("limit", [0.5, 1e6])
 def test_an_update_is_clipped_to_the_plans_norm_and_never_stretched(limit: float) -> None:
     exchange = Exchange(("ant",), up=NONE, down=NONE, clip_norm=limit)
@@ -170,9 +198,10 @@ def test_an_update_is_clipped_to_the_plans_norm_and_never_stretched(limit: float
     assert np.dot(got, wanted) == pytest.approx(np.linalg.norm(got) * np.linalg.norm(wanted), rel=1e-4)
 
 
-def test_the_coordinator_and_the_sites_stand_again_where_they_were_saved() -> None:
+@pytest.mark.parametrize("up", [INT8, CHAIN], ids=["int8", "chain"])
+def test_the_coordinator_and_the_sites_stand_again_where_they_were_saved(up: dict[str, Any]) -> None:
     rule = MergeRule(0.5, ServerOptimizer("nesterov", 0.7))
-    whole, torn = Exchange(rule=rule), Exchange(rule=rule)
+    whole, torn = Exchange(rule=rule, up=up), Exchange(rule=rule, up=up)
     for number in range(6):
         reachable = EVERYONE - ({"cat"} if number in (1, 2) else set())
         whole.round(reachable)

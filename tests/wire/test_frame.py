@@ -23,6 +23,21 @@ CONFIGS = [
     {"codec": "int8", "block": 8},
     {"codec": "topk", "fraction": 0.3},
     {"codec": "sign"},
+    {"codec": "fp16"},
+    {"codec": "fp8"},
+    {"codec": "int4"},
+    {"codec": "nf4"},
+    {"codec": "bins"},
+    {"codec": "qsgd"},
+    {"codec": "ternary"},
+    {"codec": "randomk", "fraction": 0.4},
+    {"codec": "threshold", "threshold": 0.5},
+    {"codec": "hadamard"},
+    {"codec": "eden"},
+    {"codec": "lowrank", "rank": 2},
+    {"codec": "linear", "step": 0.01},
+    {"codec": "zstd"},
+    {"codec": "chain", "stages": [{"codec": "topk", "fraction": 0.5}, {"codec": "qsgd"}, {"codec": "zstd"}]},
     {"codec": "ecsq", "bits": 2.0},
 ]
 UPDATE = {"b": np.linspace(-1, 1, 9).astype(np.float32), "w": generator(0, "frame").normal(size=(6, 5))}
@@ -161,7 +176,7 @@ def test_a_frame_of_more_parameters_than_allowed_is_refused() -> None:
         frames.unpack(frame, max_parameters=LAYOUT.size - 1)
 
 
-@pytest.mark.parametrize(("code", "body"), [(4, b"\x00"), (1, None)], ids=["topk", "ecsq"])
+@pytest.mark.parametrize(("code", "body"), [(4, b"\x00\x00"), (1, None)], ids=["topk", "ecsq"])
 def test_a_few_bytes_that_claim_more_than_fits_in_memory_are_refused(code: int, body: bytes | None) -> None:
     layout = Layout.from_json(b'[["w",[140737488355328]]]')
     zeros = codec_from({"codec": "ecsq", "bits": 1.0}).encode(

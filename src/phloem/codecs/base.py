@@ -45,7 +45,8 @@ class Codec(Protocol):
         code: the byte that names the codec in a frame.
         lossless: decode(encode(x)) equals x bit for bit, for finite float32.
         unbiased: the mean of decode(encode(x)) over the codec's randomness is x.
-        commutes_with_sum: payloads may be summed before decoding, with the same result as after it.
+        commutes_with_sum: bodies may be summed before decoding, by a classmethod `sum_bodies(bodies, layout)`, with
+            the same result as after it.
     """
 
     name: ClassVar[str]

@@ -1,7 +1,8 @@
-"""The casts: `none` sends float32 as it is, `bf16` keeps the upper half of every value."""
+"""The casts: `none` sends float32 as it is, `bf16` and `fp16` 16 bits of every value."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,6 +18,7 @@ from phloem.tensors import Array, Layout
 Halves = npt.NDArray[np.uint16]
 
 _LARGEST_BF16 = np.uint16(0x7F7F)
+_LARGEST_FP16 = np.float32(65504)
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,15 @@ class NoCompression(FromConfig):
         vector = np.frombuffer(body, dtype="<f4").astype(np.float32)
         return split(require_finite(vector, cls.name), layout)
 
+    @classmethod
+    def sum_bodies(cls, bodies: Sequence[bytes], layout: Layout) -> bytes:
+        """The body of the sum, float32 addition in the order of the bodies."""
+        for body in bodies:
+            exactly(body, 4 * layout.size, cls.name)
+        parts = [np.frombuffer(body, "<f4").astype(np.float32) for body in bodies]
+        total: Array = functools.reduce(np.add, parts)
+        return total.astype("<f4", copy=False).tobytes()
+
 
 @dataclass(frozen=True)
 class BFloat16(FromConfig):
@@ -67,6 +78,33 @@ class BFloat16(FromConfig):
         """The rounded values as float32."""
         exactly(body, 2 * layout.size, cls.name)
         vector = from_bf16(np.frombuffer(body, dtype="<u2"))
+        return split(require_finite(vector, cls.name), layout)
+
+
+@dataclass(frozen=True)
+class Float16(FromConfig):
+    """Every value rounded to IEEE binary16, nearest even: 16 bits per parameter.
+
+    Magnitudes above 65504 are sent as 65504, and those below 2⁻²⁵ as zero: gradients are often that small, so
+    `bf16` is the safer cast. Error bound: |error| ≤ 2⁻¹¹ · |value| from 2⁻¹⁴ to 65504, ≤ 2⁻²⁵ below. Source: IEEE
+    754-2019 §3.6 and §4.3.1.
+    """
+
+    name: ClassVar[str] = "fp16"
+    code: ClassVar[int] = 8
+    lossless: ClassVar[bool] = False
+    unbiased: ClassVar[bool] = False
+    commutes_with_sum: ClassVar[bool] = False
+
+    def encode(self, arrays: Sequence[Array], layout: Layout, hints: Hints = NO_HINTS) -> bytes:
+        """Two bytes per value."""
+        return np.clip(join(arrays), -_LARGEST_FP16, _LARGEST_FP16).astype("<f2").tobytes()
+
+    @classmethod
+    def decode(cls, body: bytes, layout: Layout, held: Held = None) -> list[Array]:
+        """The rounded values as float32."""
+        exactly(body, 2 * layout.size, cls.name)
+        vector = np.frombuffer(body, dtype="<f2").astype(np.float32)
         return split(require_finite(vector, cls.name), layout)
 
 

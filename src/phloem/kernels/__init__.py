@@ -115,6 +115,14 @@ class Kernels(AdaptiveKernels, Protocol):
         """The values of one tensor's indices, or ConfigError."""
         ...
 
+    def hadamard(self, vector: FloatArray, size: int, scale: float) -> None:
+        """Transforms every block of `size` values in place, and multiplies by `scale`."""
+        ...
+
+    def flip(self, vector: FloatArray, seed: int) -> None:
+        """Turns the signs over, in place, that the stream `seed` names."""
+        ...
+
 
 def available() -> tuple[str, ...]:
     """The kernels that can be used here, the reference first."""

@@ -272,6 +272,16 @@ def trellis_reconstruct(indices: IndexArray, step: Step, states: int) -> FloatAr
     return values
 
 
+def hadamard(vector: FloatArray, size: int, scale: float) -> None:
+    """Transforms every block of `size` values, a power of two, and multiplies by `scale`."""
+    _native.hadamard(vector, size, scale)
+
+
+def flip(vector: FloatArray, seed: int) -> None:
+    """Turns the signs over that the stream `seed` names."""
+    _native.flip(vector, seed)
+
+
 def simd_levels() -> tuple[str, ...]:
     """The SIMD levels of this processor, the lowest first; the highest is used."""
     return tuple(_native.simd_levels())

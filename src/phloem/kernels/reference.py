@@ -41,6 +41,7 @@ from phloem.kernels.decoder import Put
 from phloem.kernels.efforts import AdaptiveKernels, Held
 from phloem.kernels.encoder import ecsq_encode
 from phloem.kernels.grid import adaptive_centres
+from phloem.kernels.hadamard import flip, hadamard
 from phloem.kernels.planes import (
     differences_ends,
     differences_merge,
@@ -72,6 +73,8 @@ __all__ = [
     "ecsq_extent",
     "ecsq_extent_of_sum",
     "ecsq_subtract_encoded",
+    "flip",
+    "hadamard",
     "planes_merge",
     "planes_split",
     "trellis_quantise",

@@ -230,7 +230,8 @@ class Coordinator:
         )
         codec = self.plan.check(self.chooser(DOWN, self.round, self.timings)).codec
         try:
-            frame, in_flight = ef.send(self.residual, wanted, codec, self.layout)
+            seed = self.plan.frame_seed(DOWN, self.round)
+            frame, in_flight = ef.send(self.residual, wanted, codec, self.layout, seed=seed)
         except ConfigError as error:
             raise ConfigError(
                 f"the merged step of round {self.round} is not finite: {error.message}",

@@ -16,6 +16,7 @@ from phloem.codecs.base import Codec
 from phloem.codecs.registry import BY_NAME, codec_from
 from phloem.errors import ConfigError, FormatError
 from phloem.rounds.merge import MergeRule
+from phloem.seeds import seed_for
 from phloem.tensors import Layout
 from phloem.wire import frame as frames
 from phloem.wire.frame import Frame
@@ -114,6 +115,10 @@ class Plan:
     def _stage(self, round_number: int) -> Plan | Later:
         begun = [stage for stage in self.later if stage.round <= round_number]
         return begun[-1] if begun else self
+
+    def frame_seed(self, sender: str, round_number: int) -> int:
+        """Where the random numbers of one frame come from: another for every frame, the same in every replay."""
+        return seed_for(self.seed, "frame", sender, round_number)
 
     def check(self, choice: Choice) -> Choice:
         """`choice`, if it lies inside the limits."""

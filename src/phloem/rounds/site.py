@@ -129,7 +129,8 @@ class Site:
         reason = self._unfit(update)
         if reason is not None:
             return replace(reply, status=Status.REFUSED, reason=reason).pack()
-        frame, residual = ef.send(at.residual, update, self._codec, self.layout, into=update)
+        seed = self.plan.frame_seed(self.name, at.round)
+        frame, residual = ef.send(at.residual, update, self._codec, self.layout, into=update, seed=seed)
         message = replace(reply, status=Status.UPDATE, examples=examples, frame=frame).pack()
         self.emit(
             events.UpdateSent(
@@ -231,6 +232,7 @@ class Site:
             "digest": self.at.digest,
             "step": residual.step,
             "sent": None if residual.sent is None else residual.sent.hex(),
+            "forgives": residual.forgives,
             "examples": self.at.examples,
         }
         return json.loads(canonical.dumps(facts)), self.owned(), self.at.state
@@ -241,6 +243,7 @@ class Site:
             tuple(self.layout.arrays(owed)) if owed else None,
             None if facts["sent"] is None else bytes.fromhex(facts["sent"]),
             facts["step"],
+            facts["forgives"],
         )
         chain, digest, examples = bytes.fromhex(facts["chain"]), facts["digest"], facts["examples"]
         self.at = self._shared(Position(facts["round"], chain, state, residual, digest, examples))

@@ -31,6 +31,7 @@ DRAWS = 400  # encodes of one update, for the test of bias
 LARGEST_Z = (
     6.0  # |z| of a mean of DRAWS; by chance once in 10^9 coordinates, of which there are a few hundred
 )
+RARE = 20.7 / DRAWS  # ln(10^9): what is likelier than this shows in DRAWS
 
 
 def cases() -> dict[str, dict[str, Any]]:
@@ -65,11 +66,6 @@ class CodecContract:
 
     codec: ClassVar[Codec]
 
-    def sum_of_bodies(self, left: bytes, right: bytes) -> bytes:
-        """Two bodies summed without decoding, where `commutes_with_sum` is declared; here: float32 values."""
-        total: Array = np.frombuffer(left, "<f4") + np.frombuffer(right, "<f4")
-        return bytes(total.astype("<f4").tobytes())
-
     def test_every_case_comes_back_in_its_shapes_finite_and_in_memory_of_its_own(self) -> None:
         for what, update, layout, body in self._encoded():
             arrays = self.codec.decode(body, layout)
@@ -96,7 +92,11 @@ class CodecContract:
                 assert sent.tobytes() == came.tobytes(), what
 
     def test_an_unbiased_codec_has_the_update_as_its_mean(self) -> None:
-        """A bias of half a draw has z = 10 here and is found; a fixed error always is."""
+        """A bias of half a draw has z = 10 here and is found; a fixed error always is.
+
+        An error may be so rare that no draw shows it, as when a value just above a grid point is rounded at random;
+        so a share of the largest error, ln(10^9) ÷ DRAWS, is no bias. Neither is the rounding of float32 arithmetic.
+        """
         if not self.codec.unbiased:
             return
         draw = generator(0, "bias")
@@ -106,7 +106,7 @@ class CodecContract:
         }
         layout = Layout.of(update)
         wanted = np.concatenate([array.reshape(-1) for array in layout.arrays(update)]).astype(np.float64)
-        total, squares = np.zeros_like(wanted), np.zeros_like(wanted)
+        total, squares, largest = np.zeros_like(wanted), np.zeros_like(wanted), 0.0
         for seed in range(DRAWS):
             arrays = self.codec.decode(
                 self.codec.encode(layout.arrays(update), layout, Hints(seed=seed)), layout
@@ -114,9 +114,12 @@ class CodecContract:
             error = np.concatenate([array.reshape(-1) for array in arrays]).astype(np.float64) - wanted
             total += error
             squares += error * error
+            largest = max(largest, float(np.abs(error).max()))
         mean = total / DRAWS
         spread = np.sqrt(np.maximum(squares / DRAWS - mean * mean, 0.0) / DRAWS)
-        assert (np.abs(mean) <= LARGEST_Z * spread).all(), "the mean over many encodes is not the update"
+        rounding = 2.0**-22 * float(np.abs(wanted).max())
+        allowed = LARGEST_Z * spread + RARE * largest + rounding
+        assert (np.abs(mean) <= allowed).all(), "the mean over many encodes is not the update"
 
     def test_a_codec_that_commutes_with_sum_gives_the_same_before_and_after_it(self) -> None:
         if not self.codec.commutes_with_sum:
@@ -128,7 +131,8 @@ class CodecContract:
         after = [
             sum(pair) for pair in zip(*(self.codec.decode(body, layout) for body in bodies), strict=True)
         ]
-        before = self.codec.decode(self.sum_of_bodies(*bodies), layout)
+        summed = type(self.codec).sum_bodies(bodies, layout)  # type: ignore[attr-defined]
+        before = self.codec.decode(summed, layout)
         assert [array.tobytes() for array in before] == [array.tobytes() for array in after]
 
     def test_the_configuration_survives_json(self) -> None:

@@ -175,10 +175,14 @@ def codec_text(table: Mapping[str, Any]) -> str:
 
     >>> codec_text({"codec": "ecsq", "bits": 0.02, "effort": "fast"})
     'ecsq at 0.02 bits'
+    >>> codec_text({"codec": "chain", "stages": [{"codec": "topk", "fraction": 0.1}, {"codec": "zstd"}]})
+    'topk at fraction 0.1, then zstd'
     """
     name = str(table["codec"])
     if name == "none":
         return "uncompressed"
+    if name == "chain":
+        return ", then ".join(codec_text(stage) for stage in table["stages"])
     if "bits" in table:
         return f"{name} at {table['bits']:g} bit{'s' * (table['bits'] != 1)}"
     for key in ("step", "nmse", "fraction", "block"):
