@@ -23,6 +23,7 @@ Shape shape_of(const Array& array) {
   if (array.ndim() < 2) return {1, static_cast<int64_t>(array.size())};
   int64_t columns = 1;
   for (size_t d = 1; d < array.ndim(); ++d) columns *= static_cast<int64_t>(array.shape(d));
+  if (columns > kPartLargest) return {1, static_cast<int64_t>(array.size())};
   return {static_cast<int64_t>(array.shape(0)), columns};
 }
 

@@ -14,35 +14,113 @@ namespace phloem {
 
 namespace {
 
+using Pieces = nb::ndarray<const int64_t, nb::shape<-1, 4>, nb::c_contig, nb::device::cpu>;
+
 std::vector<Tensor> tensors_of(const std::vector<Input>& arrays) {
   std::vector<Tensor> tensors;
   for (const Input& array : arrays) tensors.push_back({array.data(), shape_of(array)});
   return tensors;
 }
 
-Step step_of(uint32_t significand, int exponent, int64_t magnitude_highest, double value) {
-  const auto narrow = static_cast<float>(value);
-  return {significand, exponent, narrow, 1.0f / narrow, magnitude_highest};
+std::vector<Output> outputs_of(const std::vector<Result>& arrays) {
+  std::vector<Output> outputs;
+  for (const Result& array : arrays) outputs.push_back({array.data(), shape_of(array)});
+  return outputs;
 }
 
-nb::bytes py_encode(const std::vector<Input>& arrays, uint32_t significand, int exponent, int64_t highest,
-                    double value) {
+// A row (part, tensor, start, stop) per piece, as phloem/kernels/parts.py makes them; checked, because the kernels
+// read and write where it says.
+template <class Shaped>
+std::vector<Part> parts_of(const Pieces& pieces, const std::vector<Shaped>& tensors) {
+  std::vector<Part> parts;
+  std::vector<int64_t> done(tensors.size(), 0);
+  const auto refuse = [] { throw nb::value_error("the pieces do not cover the tensors in order"); };
+  for (size_t i = 0; i < pieces.shape(0); ++i) {
+    const int64_t* row = pieces.data() + 4 * i;
+    if (row[1] < 0 || row[1] >= static_cast<int64_t>(tensors.size())) refuse();
+    const auto tensor = static_cast<size_t>(row[1]);
+    const Shape& shape = tensors[tensor].shape;
+    const int64_t unit = shape.rows > 1 ? shape.columns : 1;
+    if (row[2] != done[tensor] || row[3] <= row[2] || row[3] > shape.size() || row[3] % unit) refuse();
+    done[tensor] = row[3];
+    if (row[0] == static_cast<int64_t>(parts.size())) {
+      parts.emplace_back();
+    } else if (row[0] + 1 != static_cast<int64_t>(parts.size())) {
+      refuse();
+    }
+    parts.back().push_back({tensor, row[2], row[3]});
+  }
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    if (done[t] != tensors[t].shape.size()) refuse();
+  }
+  return parts;
+}
+
+Steps steps_of(uint32_t significand, int exponent, bool weighted, const std::vector<int>& importances) {
+  return {{significand, exponent}, weighted, importances};
+}
+
+nb::bytes py_encode(const std::vector<Input>& arrays, const Pieces& pieces, uint32_t significand, int exponent,
+                    bool weighted, const std::vector<int>& importances, int threads) {
   const auto tensors = tensors_of(arrays);
+  const auto parts = parts_of(pieces, tensors);
+  if (weighted && importances.size() != tensors.size()) throw nb::value_error("expected an importance per tensor");
   std::string body;
   {
     nb::gil_scoped_release release;
-    body = encode(tensors, step_of(significand, exponent, highest, value), loops());
+    body = encode(tensors, parts, steps_of(significand, exponent, weighted, importances), loops(), threads);
   }
   return nb::bytes(body.data(), body.size());
 }
 
-void py_decode(const nb::bytes& body, const std::vector<Result>& arrays, uint32_t significand, int exponent,
-               int64_t highest, double value) {
-  std::vector<Output> outputs;
-  for (const Result& array : arrays) outputs.push_back({array.data(), shape_of(array)});
+void py_decode(const nb::bytes& body, const std::vector<Result>& arrays, const Pieces& pieces, uint32_t significand,
+               int exponent, bool weighted, int put, int threads) {
+  auto outputs = outputs_of(arrays);
+  const auto parts = parts_of(pieces, outputs);
+  if (put < 0 || put > 2) throw nb::value_error("expected 0 (store), 1 (add) or 2 (subtract)");
   const std::span<const uint8_t> data(static_cast<const uint8_t*>(body.data()), body.size());
   nb::gil_scoped_release release;
-  decode(data, step_of(significand, exponent, highest, value), outputs);
+  decode(data, steps_of(significand, exponent, weighted, {}), outputs, parts, static_cast<Put>(put), loops(), threads);
+}
+
+void py_subtract_encoded(const nb::bytes& body, const std::vector<Result>& arrays, const Pieces& pieces,
+                         uint32_t significand, int exponent, bool weighted, int threads) {
+  auto outputs = outputs_of(arrays);
+  const auto parts = parts_of(pieces, outputs);
+  const std::span<const uint8_t> data(static_cast<const uint8_t*>(body.data()), body.size());
+  nb::gil_scoped_release release;
+  subtract_encoded(data, steps_of(significand, exponent, weighted, {}), outputs, parts, loops(), threads);
+}
+
+// The extent of arrays, of sums of arrays (`others` given), or of sums that are also written (`sums` given).
+std::pair<double, int64_t> py_extent_of_sum(const std::vector<Input>& arrays, const std::vector<Input>& others,
+                                            const std::vector<Result>& sums) {
+  const auto tensors = tensors_of(arrays), more = tensors_of(others);
+  const auto outputs = outputs_of(sums);
+  if (more.size() != tensors.size() || (!outputs.empty() && outputs.size() != tensors.size())) {
+    throw nb::value_error("expected as many arrays to add");
+  }
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (more[i].shape.size() != tensors[i].shape.size() ||
+        (!outputs.empty() && outputs[i].shape.size() != tensors[i].shape.size())) {
+      throw nb::value_error("expected arrays of equal size");
+    }
+  }
+  nb::gil_scoped_release release;
+  uint32_t largest = 0;
+  int64_t broken = -1;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const uint32_t bits = loops().extent_of_sum(tensors[i].data, more[i].data, outputs.empty() ? nullptr : outputs[i].data,
+                                                static_cast<size_t>(tensors[i].shape.size()));
+    if (bits >= 0x7f800000u) {
+      if (broken < 0) broken = static_cast<int64_t>(i);
+    } else if (broken < 0) {
+      largest = std::max(largest, bits);
+    }
+  }
+  float value;
+  std::memcpy(&value, &largest, 4);
+  return {value, broken};
 }
 
 std::pair<double, int64_t> py_extent(const std::vector<Input>& arrays) {
@@ -98,9 +176,14 @@ void bind_ecsq(nb::module_& m) {
                       copy(class_offsets), copy(ladder)};
         });
   m.def("extent", py_extent);
+  // what is written into must be the caller's array, never a converted copy
+  m.def("extent_of_sum", py_extent_of_sum, nb::arg("arrays"), nb::arg("others"), nb::arg("sums").noconvert());
   m.def("energy", py_energy);
   m.def("encode", py_encode);
-  m.def("decode", py_decode);
+  m.def("decode", py_decode, nb::arg("body"), nb::arg("arrays").noconvert(), nb::arg("pieces"),
+        nb::arg("significand"), nb::arg("exponent"), nb::arg("weighted"), nb::arg("put"), nb::arg("threads"));
+  m.def("subtract_encoded", py_subtract_encoded, nb::arg("body"), nb::arg("arrays").noconvert(), nb::arg("pieces"),
+        nb::arg("significand"), nb::arg("exponent"), nb::arg("weighted"), nb::arg("threads"));
 }
 
 }  // namespace phloem

@@ -23,7 +23,9 @@ constexpr int kTokens = 16, kGapRepeat = 15, kEscape = 15;
 constexpr int64_t kLanesFrom = 20000;
 constexpr int kLanes = 32;
 constexpr int kLadder = 41, kLadderTop = kLadder - 1;
-constexpr uint8_t kFlagAllZero = 1;
+constexpr int64_t kPartLargest = int64_t{1} << 22;
+constexpr uint8_t kFlagAllZero = 1, kFlagImportance = 2;
+constexpr int kImportanceReach = 128;
 constexpr size_t kStepBytes = 3;
 
 constexpr std::array<int64_t, kTokens> kTokenBase = {0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 64, 0};
@@ -48,15 +50,14 @@ inline Tables& tables() {
   return instance;
 }
 
+// A step of `significand` * 2^(exponent - 11).
 struct Step {
   uint32_t significand;
   int exponent;
-  float value;
-  float inverse;
-  int64_t magnitude_highest;
 };
 
-// The matrix view of a tensor: the first dimension by all others; a vector is one row.
+// The matrix view of a tensor: the first dimension by all others; a vector is one row, and so is a tensor with rows
+// longer than a part.
 struct Shape {
   int64_t rows, columns;
   int64_t size() const { return rows * columns; }
@@ -81,17 +82,6 @@ struct Scales {
 inline bool is_dense(int level) { return level > kSparseHighest; }
 inline int low_bits(int level) { return level >= 6 ? level / 2 - 2 : 0; }
 inline int bit_length(uint64_t value) { return value ? 64 - __builtin_clzll(value) : 0; }
-
-// Four tables, because a counter that was just stored is slow to load again.
-inline void add_histogram(std::span<const uint8_t> tokens, std::array<int64_t, kTokens>& histogram) {
-  std::array<std::array<int64_t, kTokens>, 4> counts{};
-  size_t i = 0;
-  for (; i + 4 <= tokens.size(); i += 4) {
-    for (size_t lane = 0; lane < 4; ++lane) ++counts[lane][tokens[i + lane]];
-  }
-  for (; i < tokens.size(); ++i) ++counts[0][tokens[i]];
-  for (size_t t = 0; t < kTokens; ++t) histogram[t] += counts[0][t] + counts[1][t] + counts[2][t] + counts[3][t];
-}
 
 inline int tokenise(int64_t value) {
   if (value < 8) return static_cast<int>(value);

@@ -1,163 +1,159 @@
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <cmath>
 #include <cstring>
 #include <memory>
 
 #include "bits.hpp"
 #include "codec.hpp"
-#include "models.hpp"
-#include "rangecoder.hpp"
+#include "frame.hpp"
 #include "rans.hpp"
-#include "scales.hpp"
 #include "side.hpp"
+#include "threads.hpp"
 
 namespace phloem {
 
 namespace {
 
-// What was read of one class, and how far the output has come.
+constexpr size_t kSpare = 16;  // bytes that may be read beyond the raw bits
+
+// What was read of one class of one part, and how far the output has come.
 struct ClassStream {
   int level = 0;
-  int64_t size = 0, ones = 0, repeats = 0;
-  int shift = 0;
-  Hazards hazards;
+  ClassCounts counts;
+  const ClassTables* tables = nullptr;
+  Buffer<uint8_t> gap_tokens, tokens;    // no tokens where the table has a single one
+  Buffer<uint32_t> places;               // sparse: where the non-zeros are
+  uint64_t extra_at = 0, signs_at = 0;   // bit positions
+  Histogram histogram{};                 // of the tokens
+  int64_t seen = 0;                      // coefficients of this class before the current row
+  size_t next = 0;                       // the next non-zero
   bool dense() const { return is_dense(level); }
   int low() const { return dense() ? low_bits(level) : 0; }
-  int64_t coded() const { return dense() ? size : ones; }
-  std::vector<uint8_t> gap_tokens, tokens;  // no tokens where the table has a single one
-  std::vector<int64_t> places;              // sparse: where the non-zeros are
-  uint64_t extra_at = 0, signs_at = 0;      // bit positions
-  float values[8] = {};                     // of magnitudes zero to seven
-  Histogram histogram{};                    // of the tokens
-  int64_t seen = 0;                         // coefficients of this class before the current row
-  size_t next = 0;                          // the next token
+  int64_t coded() const { return dense() ? counts.size : counts.ones; }
   int token(size_t i) const { return tokens.empty() ? 0 : tokens[i]; }
 };
 
-class Decoder {
- public:
-  Decoder(std::span<const uint8_t> body, const Step& step, std::vector<Output>& outputs)
-      : body_(body), step_(step), outputs_(outputs) {}
+template <Put kPut>
+inline void put(float& at, float value) {
+  if constexpr (kPut == Put::kStore) at = value;
+  if constexpr (kPut == Put::kAdd) at += value;
+  if constexpr (kPut == Put::kSubtract) at -= value;
+}
 
-  void run() {
-    for (const Output& output : outputs_) {
-      Scales scale;
-      scale.shape = output.shape;
-      scales_.push_back(std::move(scale));
+template <Put kPut>
+void put_all(float* row, const uint32_t* order, const float* values, size_t n) {
+  if (order) {
+    for (size_t j = 0; j < n; ++j) put<kPut>(row[order[j]], values[j]);
+  } else {
+    for (size_t j = 0; j < n; ++j) put<kPut>(row[j], values[j]);
+  }
+}
+
+class PartDecoder {
+ public:
+  PartDecoder(const Frame& frame, size_t number, const Part& pieces, const Loops& loops)
+      : frame_(frame), pieces_(pieces), loops_(loops) {
+    for (int c = 0; c < kClasses; ++c) {
+      const ClassCounts& counts = frame.counts[number][c];
+      if (!counts.size) continue;
+      classes_[c] = std::make_unique<ClassStream>();
+      classes_[c]->level = c + kClassLowest;
+      classes_[c]->counts = counts;
+      classes_[c]->tables = &frame.classes[c];
     }
-    RangeDecoder coder(kContexts, body_.data(), kStepBytes, body_.size());
-    code_scales(coder, scales_);
-    if (std::all_of(scales_.begin(), scales_.end(), [](const Scales& s) { return s.zero; })) {
-      throw FormatError("Every tensor of a body that is not all zero is zero.");
-    }
-    read_classes(coder);
-    const size_t position = read_tokens(coder);
-    padded_.assign(body_.begin() + static_cast<std::ptrdiff_t>(position), body_.end());
-    padded_.resize(padded_.size() + 8);
-    read_raw((body_.size() - position) * 8);
-    for (size_t i = 0; i < outputs_.size(); ++i) {
-      if (!scales_[i].zero) write(outputs_[i], scales_[i]);
+  }
+
+  // Takes all from the bytes of the part, and refuses what is not right. `shared` is the coder of the side
+  // information where this is the only part.
+  void read(std::span<const uint8_t> data, RangeDecoder* shared) {
+    const size_t position = read_tokens(data, shared);
+    const size_t size = data.size() - position;
+    raw_.resize(size + kSpare);
+    if (size) std::memcpy(raw_.data(), data.data() + position, size);
+    std::memset(raw_.data() + size, 0, kSpare);
+    read_raw(uint64_t{size} * 8);
+  }
+
+  void write(std::vector<Output>& outputs, Put put) {
+    for (const Piece& piece : pieces_) {
+      float* x = outputs[piece.tensor].data + piece.start;
+      // what is not touched is x + 0
+      if (put == Put::kAdd) loops_.clear_negative_zeros(x, static_cast<size_t>(piece.stop - piece.start));
+      if (frame_.scales[piece.tensor].zero) continue;
+      if (put == Put::kStore) write<Put::kStore>(x, piece);
+      if (put == Put::kAdd) write<Put::kAdd>(x, piece);
+      if (put == Put::kSubtract) write<Put::kSubtract>(x, piece);
     }
   }
 
  private:
   ClassStream& stream(int level) { return *classes_[static_cast<size_t>(level - kClassLowest)]; }
 
-  void read_classes(RangeDecoder& coder) {
-    const auto sizes = class_sizes(scales_);
-    TablePredictor predictors[2] = {TablePredictor(false), TablePredictor(true)};
-    bool present[2][2] = {};
-    for (int c = 0; c < kClasses; ++c) {
-      if (!sizes[c]) continue;
-      classes_[c] = std::make_unique<ClassStream>();
-      ClassStream& part = *classes_[c];
-      part.level = c + kClassLowest;
-      part.size = sizes[c];
-      if (!part.dense()) {
-        part.ones = code_count(coder, part.size, part.level);
-        if (part.ones == 0) continue;
-        part.shift = gap_shift(part.size - part.ones, part.ones);
-        part.repeats = code_repeats(coder, part.ones, part.size / (int64_t{kGapRepeat} << part.shift));
-      }
-      TablePredictor& predictor = predictors[part.dense()];
-      predictor.advance(part.level);
-      part.hazards = predictor.code(coder, {});
-      present[part.dense()][0] = true;
-      present[part.dense()][1] |= part.dense() || !part.hazards.empty();
-    }
-    int centres[2][2] = {{64, 128}, {64, 128}};
-    for (int kind = 0; kind < 2; ++kind) {
-      for (int size = 0; size < 2; ++size) {
-        if (present[kind][size]) centres[kind][size] += static_cast<int>(coder.raw(6)) + kCentroidLowest;
-      }
-    }
-    for (auto& part : classes_) {
-      if (!part) continue;
-      for (int size = 1; size < 8; ++size) {
-        part->values[size] = static_cast<float>(size) * step_.value;
-        if (size <= 2) {
-          const double centre = centres[part->dense()][size - 1];
-          part->values[size] = static_cast<float>(centre * step_.value / 64.0);
-        }
-      }
-    }
-  }
-
-  size_t read_tokens(RangeDecoder& coder) {
+  size_t read_tokens(std::span<const uint8_t> data, RangeDecoder* shared) {
     int64_t total = 0;
     for (auto& part : classes_) {
       if (!part) continue;
-      total += part->ones ? part->ones + part->repeats : 0;
-      total += part->hazards.empty() ? 0 : part->coded();
+      total += part->counts.ones ? part->counts.ones + part->counts.repeats : 0;
+      total += part->tables->tokens.count ? part->coded() : 0;
     }
-    if (total >= kLanesFrom && static_cast<uint64_t>(total) > rans_most_tokens(body_.size() - coder.position())) {
+    const size_t start = shared ? shared->position() : 0;
+    if (total >= kLanesFrom && static_cast<uint64_t>(total) > rans_most_tokens(data.size() - start)) {
       throw FormatError("The frame ends inside the tokens.");
     }
     std::vector<Run> runs;
     for (auto& part : classes_) {
       if (!part) continue;
-      if (part->ones) {
-        part->gap_tokens.resize(static_cast<size_t>(part->ones + part->repeats));
-        runs.push_back({part->gap_tokens, gap_table(part->size - part->ones, part->ones, part->shift)});
+      if (part->counts.ones) {
+        part->gap_tokens.resize(static_cast<size_t>(part->counts.ones + part->counts.repeats));
+        runs.push_back({{part->gap_tokens.data(), part->gap_tokens.size()}, &part->tables->gaps});
       }
-      if (!part->hazards.empty()) {
+      if (part->tables->tokens.count && part->coded()) {
         part->tokens.resize(static_cast<size_t>(part->coded()));
-        runs.push_back({part->tokens, hazard_table(part->hazards)});
+        runs.push_back({{part->tokens.data(), part->tokens.size()}, &part->tables->tokens});
       }
     }
-    size_t position;
-    if (total < kLanesFrom) {
-      for (Run& run : runs) {
-        for (uint8_t& token : run.tokens) {
-          token = static_cast<uint8_t>(
-              coder.symbol(run.table.starts.data(), run.table.frequencies.data(), run.table.count));
-        }
-      }
-      position = coder.position();
-    } else {
-      position = rans_decode(body_, coder.position(), runs);
+    size_t position = start;
+    if (total >= kLanesFrom) {
+      position = rans_decode(data, start, runs, loops_);
+    } else if (shared) {
+      position = read_runs(*shared, runs);
+    } else if (total) {
+      RangeDecoder own(0, data.data(), 0, data.size());
+      position = read_runs(own, runs);
     }
     for (auto& part : classes_) {
       if (!part) continue;
       if (part->tokens.empty()) {
         part->histogram[0] = part->coded();
       } else {
-        add_histogram(part->tokens, part->histogram);
+        loops_.histogram(part->tokens.data(), part->tokens.size(), part->histogram.data());
       }
-      if (!part->ones) continue;
+      if (!part->counts.ones) continue;
       const auto repeats = std::count(part->gap_tokens.begin(), part->gap_tokens.end(), kGapRepeat);
-      if (repeats != part->repeats || part->gap_tokens.back() == kGapRepeat) {
+      if (repeats != part->counts.repeats || part->gap_tokens.back() == kGapRepeat) {
         throw FormatError("The gaps of a class do not add up.");
       }
     }
     return position;
   }
 
+  static size_t read_runs(RangeDecoder& coder, const std::vector<Run>& runs) {
+    for (const Run& run : runs) {
+      const TokenTable& table = *run.table;
+      for (uint8_t& token : run.tokens) {
+        token = static_cast<uint8_t>(coder.symbol(table.starts.data(), table.frequencies.data(), table.count));
+      }
+    }
+    return coder.position();
+  }
+
   // Checks that the raw bits are as many as the tokens need, and finds where each class has its own.
   void read_raw(uint64_t available) {
     uint64_t at = 0;
     for (auto& part : classes_) {
-      if (part && part->ones) read_places(*part, at, available);
+      if (part && part->counts.ones) read_places(*part, at, available);
     }
     for (auto& part : classes_) {
       if (!part) continue;
@@ -171,7 +167,7 @@ class Decoder {
       at += count_non_zero(*part);
       require(at, available);
     }
-    if (available - at >= 8 || BitReader(padded_.data(), at).get(static_cast<int>(available - at))) {
+    if (available - at >= 8 || BitReader(raw_.data(), at).get(static_cast<int>(available - at))) {
       throw FormatError("Bits follow the end of the body.");
     }
   }
@@ -181,19 +177,20 @@ class Decoder {
   }
 
   void read_places(ClassStream& part, uint64_t& at, uint64_t available) const {
-    BitReader reader(padded_.data(), at);
-    at += static_cast<uint64_t>(part.ones) * static_cast<uint64_t>(part.shift);
+    BitReader reader(raw_.data(), at);
+    const int shift = part.tables->shift;
+    at += static_cast<uint64_t>(part.counts.ones) * static_cast<uint64_t>(shift);
     require(at, available);
-    part.places.reserve(static_cast<size_t>(part.ones));
+    part.places.reserve(static_cast<size_t>(part.counts.ones));
     int64_t place = 0;
     for (uint8_t token : part.gap_tokens) {
-      place += int64_t{token} << part.shift;
+      place += int64_t{token} << shift;
       if (token == kGapRepeat) continue;
-      place += static_cast<int64_t>(reader.get(part.shift));
-      part.places.push_back(place);
+      place += static_cast<int64_t>(reader.get(shift));
+      if (place >= part.counts.size) throw FormatError("The gaps of a class lead beyond its end.");
+      part.places.push_back(static_cast<uint32_t>(place));
       ++place;
     }
-    if (part.places.back() >= part.size) throw FormatError("The gaps of a class lead beyond its end.");
   }
 
   static uint64_t extra_width(const ClassStream& part) {
@@ -205,22 +202,25 @@ class Decoder {
   // The number of non-zeros, which is that of sign bits; also refuses magnitudes that are too large.
   uint64_t count_non_zero(const ClassStream& part) const {
     // without an escape and low bits, a magnitude is at most 320
-    const bool small = part.low() == 0 && part.histogram[kEscape] == 0 && step_.magnitude_highest >= kEscapeFrom;
-    if (!small) return check_magnitudes(part);
+    const int64_t highest = frame_.steps.magnitude_highest;
+    const bool small = part.low() == 0 && part.histogram[kEscape] == 0 && highest >= kEscapeFrom;
+    if (!small) return check_magnitudes(part, highest);
     return static_cast<uint64_t>(part.coded() - (part.dense() ? part.histogram[0] : 0));
   }
 
   // Reads all magnitudes of a class; returns how many are not zero.
-  uint64_t check_magnitudes(const ClassStream& part) const {
-    BitReader extra(padded_.data(), part.extra_at);
+  uint64_t check_magnitudes(const ClassStream& part, int64_t highest) const {
+    BitReader extra(raw_.data(), part.extra_at);
     const int64_t more = part.dense() ? 0 : 1;
     uint64_t ones = 0;
+    int64_t largest = 0;
     const auto coded = static_cast<size_t>(part.coded());
     for (size_t i = 0; i < coded; ++i) {
       const int64_t magnitude = this->magnitude(part, i, extra) + more;
-      if (magnitude > step_.magnitude_highest) throw FormatError("A magnitude is out of range.");
+      largest = std::max(largest, magnitude);
       ones += magnitude != 0;
     }
+    if (largest > highest) throw FormatError("A magnitude is out of range.");
     return ones;
   }
 
@@ -229,111 +229,156 @@ class Decoder {
     return (kTokenBase[token] << low) + static_cast<int64_t>(extra.get(kTokenBits[token] + low));
   }
 
-  void write(const Output& output, const Scales& scale) {
-    const Groups columns(scale.columns, output.shape.columns);
-    for (int64_t r = 0; r < output.shape.rows; ++r) {
-      float* row = output.data + r * output.shape.columns;
+  template <Put kPut>
+  void write(float* row, const Piece& piece) {
+    const Scales& scale = frame_.scales[piece.tensor];
+    const Rows rows(piece, scale);
+    const Groups columns(scale.columns, rows.width);
+    small_ = frame_.small_values(piece.tensor);
+    step_ = frame_.steps.step(piece.tensor);
+    for (int64_t r = rows.first; r < rows.first + rows.count; ++r, row += rows.width) {
       const int level = scale.level + scale.rows.at(r);
       for (const Group& group : columns.groups) {
         ClassStream& part = stream(level + group.level);
         const uint32_t* order = columns.order.empty() ? nullptr : columns.order.data() + group.start;
         if (part.dense()) {
-          write_dense(row, order, group, part);
+          write_dense<kPut>(row, order, group.count, part);
         } else {
-          write_sparse(row, order, group, part);
+          write_sparse<kPut>(row, order, group.count, part);
         }
         part.seen += group.count;
       }
     }
   }
 
-  float value_of(const ClassStream& part, int64_t magnitude) const {
-    if (magnitude < 8) return part.values[magnitude];
-    return static_cast<float>(magnitude) * step_.value;
-  }
-
-  void write_dense(float* row, const uint32_t* order, const Group& group, ClassStream& part) const {
-    if (part.histogram[0] == part.size && part.low() == 0) return;
-    if (part.low() == 0) {
-      write_small(row, order, group, part);
-      return;
-    }
-    BitReader extra(padded_.data(), part.extra_at), signs(padded_.data(), part.signs_at);
-    const auto first = static_cast<size_t>(part.seen);
-    uint64_t extra_used = 0, signs_used = 0;
-    const int low = part.low();
-    for (int64_t j = 0; j < group.count; ++j) {
-      const size_t i = first + static_cast<size_t>(j);
-      const int token = part.token(i);
-      const int64_t size = magnitude(part, i, extra);
-      extra_used += static_cast<uint64_t>(kTokenBits[token] + low);
-      if (size == 0) continue;
-      const float value = value_of(part, size);
-      ++signs_used;
-      row[order ? static_cast<int64_t>(order[j]) : j] = signs.get(1) ? -value : value;
-    }
-    part.extra_at += extra_used;
-    part.signs_at += signs_used;
-  }
-
-  // Classes without low bits: nearly all tokens stand for themselves.
-  void write_small(float* row, const uint32_t* order, const Group& group, ClassStream& part) const {
-    BitReader extra(padded_.data(), part.extra_at), signs(padded_.data(), part.signs_at);
-    const uint8_t* tokens = part.tokens.data() + part.seen;
-    std::array<uint32_t, 8> values;
-    std::memcpy(values.data(), part.values, sizeof part.values);
-    uint64_t extra_used = 0, signs_used = 0;
-    for (int64_t start = 0; start < group.count; start += 32) {
-      const int64_t end = std::min<int64_t>(start + 32, group.count);
-      BitReader ahead = signs;
-      uint64_t word = ahead.get(32);  // more than there are may be read, but never used
-      int taken = 0;
-      for (int64_t j = start; j < end; ++j) {
-        const uint8_t token = tokens[j];
-        const uint32_t counts = token != 0;
-        uint32_t bits = values[token & 7];
-        if (token >= 8) {
-          const auto rest = static_cast<int64_t>(extra.get(kTokenBits[token]));
-          const float value = static_cast<float>(kTokenBase[token] + rest) * step_.value;
-          std::memcpy(&bits, &value, 4);
-          extra_used += static_cast<uint64_t>(kTokenBits[token]);
-        }
-        bits |= (static_cast<uint32_t>(word) & counts) << 31;
-        word >>= counts;
-        taken += static_cast<int>(counts);
-        std::memcpy(row + (order ? static_cast<int64_t>(order[j]) : j), &bits, 4);
+  template <Put kPut>
+  void write_dense(float* row, const uint32_t* order, int64_t count, ClassStream& part) {
+    if (part.histogram[0] == part.counts.size && part.low() == 0) return;
+    std::array<float, kChunk> values;
+    for (int64_t done = 0; done < count; done += static_cast<int64_t>(kChunk)) {
+      const auto n = static_cast<size_t>(std::min<int64_t>(kChunk, count - done));
+      const auto first = static_cast<size_t>(part.seen + done);
+      const bool direct = kPut == Put::kStore && !order;
+      float* out = direct ? row + done : values.data();
+      if (part.low()) {
+        large_values(part, first, n, out);
+      } else {
+        const uint8_t* tokens = part.tokens.data() + first;
+        part.signs_at += loops_.values(tokens, n, small_[1].data(), raw_.data(), part.signs_at, out);
+        if (part.tables->tokens.count > 8) add_extra_bits(part, tokens, n, out);
       }
-      signs.skip(static_cast<uint64_t>(taken));
-      signs_used += static_cast<uint64_t>(taken);
+      if (!direct) put_all<kPut>(order ? row : row + done, order ? order + done : nullptr, values.data(), n);
     }
-    part.extra_at += extra_used;
-    part.signs_at += signs_used;
   }
 
-  void write_sparse(float* row, const uint32_t* order, const Group& group, ClassStream& part) const {
-    const int64_t end = part.seen + group.count;
+  // Gives values above seven their size; the signs are there.
+  void add_extra_bits(ClassStream& part, const uint8_t* tokens, size_t n, float* values) const {
+    BitReader extra(raw_.data(), part.extra_at);
+    const auto patch = [&](size_t i) {
+      const int token = tokens[i];
+      const auto rest = static_cast<int64_t>(extra.get(kTokenBits[token]));
+      values[i] = std::copysign(static_cast<float>(kTokenBase[token] + rest) * step_, values[i]);
+    };
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+      uint64_t eight;
+      std::memcpy(&eight, tokens + i, 8);
+      for (eight &= 0x0808080808080808u; eight; eight &= eight - 1) {
+        patch(i + static_cast<size_t>(__builtin_ctzll(eight)) / 8);
+      }
+    }
+    for (; i < n; ++i) {
+      if (tokens[i] >= 8) patch(i);
+    }
+    part.extra_at = extra.at();
+  }
+
+  // Classes with low bits: every magnitude has some.
+  void large_values(ClassStream& part, size_t first, size_t n, float* values) const {
+    BitReader extra(raw_.data(), part.extra_at), signs(raw_.data(), part.signs_at);
+    const int low = part.low();
+    std::array<int32_t, kTokens> bases, widths;
+    for (size_t t = 0; t < kTokens; ++t) {
+      bases[t] = static_cast<int32_t>(kTokenBase[t]) << low;
+      widths[t] = kTokenBits[t] + low;
+    }
+    for (size_t i = 0; i < n; ++i) {
+      const int token = part.token(first + i);
+      const int32_t size = bases[token] + static_cast<int32_t>(extra.get(widths[token]));
+      const float value = size < 8 ? small_[1][static_cast<size_t>(size)] : static_cast<float>(size) * step_;
+      const auto sign = static_cast<uint32_t>(signs.get(size != 0)) << 31;
+      values[i] = std::bit_cast<float>(std::bit_cast<uint32_t>(value) | sign);
+    }
+    part.extra_at = extra.at();
+    part.signs_at = signs.at();
+  }
+
+  template <Put kPut>
+  void write_sparse(float* row, const uint32_t* order, int64_t count, ClassStream& part) const {
+    const int64_t end = part.seen + count;
     while (part.next < part.places.size() && part.places[part.next] < end) {
       const size_t i = part.next++;
-      BitReader extra(padded_.data(), part.extra_at), sign(padded_.data(), part.signs_at + i);
-      const float value = value_of(part, magnitude(part, i, extra) + 1);
-      part.extra_at += static_cast<uint64_t>(kTokenBits[part.token(i)]);
+      BitReader extra(raw_.data(), part.extra_at), sign(raw_.data(), part.signs_at + i);
+      const int64_t size = magnitude(part, i, extra) + 1;
+      const float value = size < 8 ? small_[0][static_cast<size_t>(size)] : static_cast<float>(size) * step_;
+      part.extra_at = extra.at();
       const int64_t j = part.places[i] - part.seen;
-      row[order ? static_cast<int64_t>(order[j]) : j] = sign.get(1) ? -value : value;
+      put<kPut>(row[order ? static_cast<int64_t>(order[j]) : j], sign.get(1) ? -value : value);
     }
   }
 
-  std::span<const uint8_t> body_;
-  const Step& step_;
-  std::vector<Output>& outputs_;
-  std::vector<Scales> scales_;
+  const Frame& frame_;
+  const Part& pieces_;
+  const Loops& loops_;
   std::array<std::unique_ptr<ClassStream>, kClasses> classes_;
-  std::vector<uint8_t> padded_;  // the raw bits, and eight bytes more
+  Buffer<uint8_t> raw_;  // the raw bits, and sixteen bytes more
+  SmallValues small_{};  // of the tensor that is written
+  float step_ = 0;
 };
+
+// Where each part's bytes are: all but the last have their lengths in front.
+std::vector<std::span<const uint8_t>> split(std::span<const uint8_t> data, size_t parts) {
+  std::vector<uint64_t> sizes;
+  size_t at = 0;
+  for (size_t p = 0; p + 1 < parts; ++p) {
+    uint64_t size = 0;
+    for (int shift = 0;; shift += 7) {
+      if (at == data.size()) throw FormatError("The body ends inside the lengths of its parts.");
+      const uint8_t byte = data[at++];
+      if (shift > 42 || (byte == 0 && shift)) throw FormatError("The length of a part is not written in the shortest way.");
+      size |= uint64_t{byte & 127u} << shift;
+      if (byte < 128) break;
+    }
+    sizes.push_back(size);
+  }
+  std::vector<std::span<const uint8_t>> found;
+  for (uint64_t size : sizes) {
+    if (size > data.size() - at) throw FormatError("The body ends inside a part.");
+    found.push_back(data.subspan(at, size));
+    at += size;
+  }
+  found.push_back(data.subspan(at));
+  return found;
+}
 
 }  // namespace
 
-void decode(std::span<const uint8_t> body, const Step& step, std::vector<Output>& outputs) {
-  Decoder(body, step, outputs).run();
+void decode(std::span<const uint8_t> body, const Steps& steps, std::vector<Output>& outputs,
+            const std::vector<Part>& parts, Put put, const Loops& loops, int threads) {
+  RangeDecoder coder(kContexts, body.data(), kStepBytes, body.size());
+  const Frame frame(coder, steps, outputs, parts);
+  std::vector<std::unique_ptr<PartDecoder>> decoders;
+  for (size_t p = 0; p < parts.size(); ++p) {
+    decoders.push_back(std::make_unique<PartDecoder>(frame, p, parts[p], loops));
+  }
+  if (parts.size() == 1) {
+    decoders[0]->read(body, &coder);
+  } else {
+    const auto spans = split(body.subspan(coder.position()), parts.size());
+    in_parallel(parts.size(), threads, [&](size_t p) { decoders[p]->read(spans[p], nullptr); });
+  }
+  // only a body that is right in all parts changes the outputs
+  in_parallel(parts.size(), threads, [&](size_t p) { decoders[p]->write(outputs, put); });
 }
 
 }  // namespace phloem

@@ -99,24 +99,35 @@ Groups::Groups(const Direction& direction, int64_t columns) {
   }
 }
 
-std::array<int64_t, kClasses> class_sizes(const std::vector<Scales>& scales) {
-  std::array<int64_t, kClasses> sizes{};
-  for (const Scales& scale : scales) {
-    if (scale.zero) continue;
-    std::array<int64_t, kReachBins> rows{};
-    if (scale.rows.mode == kNone) rows[kLevelReach] = scale.shape.rows;
-    for (int8_t level : scale.rows.levels) ++rows[static_cast<size_t>(level + kLevelReach)];
-    const Groups columns(scale.columns, scale.shape.columns);
-    for (int bin = 0; bin < kReachBins; ++bin) {
-      for (const Group& group : columns.groups) {
-        if (rows[bin]) {
-          sizes[static_cast<size_t>(scale.level + bin - kLevelReach + group.level - kClassLowest)] +=
-              rows[bin] * group.count;
-        }
-      }
+Rows::Rows(const Piece& piece, const Scales& scale) {
+  if (scale.rows.mode == kNone && scale.columns.mode == kNone) {
+    first = 0;
+    count = 1;
+    width = piece.stop - piece.start;
+  } else {
+    width = scale.shape.columns;
+    first = piece.start / width;
+    count = piece.stop / width - first;
+  }
+}
+
+void add_class_sizes(const Rows& rows, const Scales& scale, const Groups& columns,
+                     std::array<int64_t, kClasses>& sizes) {
+  std::array<int64_t, kReachBins> with{};
+  if (scale.rows.mode == kNone) {
+    with[kLevelReach] = rows.count;
+  } else {
+    for (int64_t r = rows.first; r < rows.first + rows.count; ++r) {
+      ++with[static_cast<size_t>(scale.rows.at(r) + kLevelReach)];
     }
   }
-  return sizes;
+  for (int bin = 0; bin < kReachBins; ++bin) {
+    if (!with[bin]) continue;
+    for (const Group& group : columns.groups) {
+      sizes[static_cast<size_t>(scale.level + bin - kLevelReach + group.level - kClassLowest)] +=
+          with[bin] * group.count;
+    }
+  }
 }
 
 }  // namespace phloem

@@ -24,8 +24,22 @@ struct Groups {
   std::vector<uint32_t> rank;   // each column's place within its group
 };
 
+// A run of a tensor's elements: whole rows, or any stretch of a tensor that is one row.
+struct Piece {
+  size_t tensor;
+  int64_t start, stop;
+};
+
+// A piece as rows; where the tensor has a single level, one row of everything.
+struct Rows {
+  Rows(const Piece& piece, const Scales& scale);
+  int64_t first, count, width;
+};
+
 int tensor_level(int64_t total, int64_t size);
 Direction choose_direction(const std::vector<int64_t>& sums, int64_t others, int64_t total, int level);
-std::array<int64_t, kClasses> class_sizes(const std::vector<Scales>& scales);
+// Adds the sizes of the classes of rows; `columns` are their groups.
+void add_class_sizes(const Rows& rows, const Scales& scale, const Groups& columns,
+                     std::array<int64_t, kClasses>& sizes);
 
 }  // namespace phloem

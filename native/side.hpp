@@ -17,7 +17,8 @@ constexpr int kCtxCount = kCtxLevel + 4 * kCtxLevelSet;
 constexpr int kCtxRepeats = kCtxCount + 8;
 constexpr int kCtxHighest = kCtxRepeats + 8;
 constexpr int kCtxHazard = kCtxHighest + 2 * 8;
-constexpr int kContexts = kCtxHazard + 6 * 10;
+constexpr int kCtxImportance = kCtxHazard + 6 * 10;
+constexpr int kContexts = kCtxImportance + 10;
 constexpr int kFirstLevel = -10;
 
 template <class Coder>
@@ -48,6 +49,21 @@ void code_direction(Coder& coder, int side, int64_t count, Direction& given) {
     }
     value = static_cast<int8_t>(level * unit);
     before = std::max(-1, std::min(level, 1)) + 1;
+  }
+}
+
+// Every tensor's importance against the previous one's; an empty tensor has none.
+template <class Coder>
+void code_importances(Coder& coder, const std::vector<Scales>& scales, std::vector<int>& importances) {
+  int64_t importance = 0;
+  importances.resize(scales.size());
+  for (size_t i = 0; i < scales.size(); ++i) {
+    if (scales[i].shape.size() == 0) continue;
+    importance += coder.integer(kCtxImportance, 8, importances[i] - importance);
+    if (importance < -kImportanceReach || importance > kImportanceReach) {
+      throw FormatError("A tensor's importance is out of range.");
+    }
+    importances[i] = static_cast<int>(importance);
   }
 }
 
@@ -82,13 +98,40 @@ int64_t code_near(Coder& coder, int context, int64_t expected, int64_t value) {
   return top + static_cast<int64_t>(coder.raw(static_cast<int>(length) - 1, static_cast<uint64_t>(value - top)));
 }
 
-template <class Coder>
-int64_t code_count(Coder& coder, int64_t size, int level, int64_t count = 0) {
+// The number of non-zeros that a class of this level has by its name.
+inline int64_t expected_count(int64_t size, int level) {
   const unsigned __int128 mean = tables().class_means[static_cast<size_t>(level - kClassLowest)];
-  count = code_near(coder, kCtxCount, static_cast<int64_t>((mean * static_cast<uint64_t>(size)) >> 32), count);
+  return static_cast<int64_t>((mean * static_cast<uint64_t>(size)) >> 32);
+}
+
+template <class Coder>
+int64_t code_count(Coder& coder, int64_t size, int64_t expected, int64_t count = 0) {
+  count = code_near(coder, kCtxCount, expected, count);
   if (count > size) throw FormatError("A class has more non-zeros than coefficients.");
   return count;
 }
+
+// Codes the non-zeros of a class, part by part: the first as its level says, the next as those before.
+template <class Coder>
+class CountCoder {
+ public:
+  CountCoder(Coder& coder, int level) : coder_(coder), level_(level) {}
+  int64_t code(int64_t size, int64_t count = 0) {
+    const int64_t expected =
+        sizes_ ? static_cast<int64_t>(static_cast<unsigned __int128>(size) * static_cast<uint64_t>(counts_) /
+                                      static_cast<uint64_t>(sizes_))
+               : expected_count(size, level_);
+    count = code_count(coder_, size, expected, count);
+    sizes_ += size;
+    counts_ += count;
+    return count;
+  }
+
+ private:
+  Coder& coder_;
+  int level_;
+  int64_t sizes_ = 0, counts_ = 0;
+};
 
 template <class Coder>
 int64_t code_repeats(Coder& coder, int64_t ones, int64_t most, int64_t repeats = 0) {

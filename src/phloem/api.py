@@ -9,7 +9,7 @@ from phloem import feedback as ef
 from phloem.codecs.base import Codec
 from phloem.codecs.registry import codec_from
 from phloem.errors import ConfigError
-from phloem.tensors import Layout, State
+from phloem.tensors import Array, Layout, State
 from phloem.wire import frame as frames
 
 
@@ -17,6 +17,7 @@ def codec_for(
     codec: str = "ecsq",
     *,
     bits: float | None = None,
+    bytes: int | None = None,
     step: float | None = None,
     nmse: float | None = None,
     effort: str = "fast",
@@ -25,23 +26,24 @@ def codec_for(
     """The codec that a call of `encode` asks for.
 
     Raises:
-        ConfigError: an unknown codec or option, or not exactly one of bits, step and nmse for `ecsq`.
+        ConfigError: an unknown codec or option, or not exactly one of bits, bytes, step and nmse for `ecsq`.
     """
-    if codec != "ecsq":
-        given = [key for key, value in (("bits", bits), ("step", step), ("nmse", nmse)) if value is not None]
-        if given:
-            raise ConfigError(f"codec '{codec}' has no '{given[0]}'", hint="only 'ecsq' has a quality knob")
-        return codec_from({"codec": codec, **options})
-    quality = {
-        key: value for key, value in (("bits", bits), ("step", step), ("nmse", nmse)) if value is not None
-    }
-    return codec_from({"codec": codec, "effort": effort, **quality, **options})
+    knobs = {"bits": bits, "bytes": bytes, "step": step, "nmse": nmse}
+    quality = {key: value for key, value in knobs.items() if value is not None}
+    if codec == "ecsq":
+        return codec_from({"codec": codec, "effort": effort, **quality, **options})
+    if quality:
+        raise ConfigError(
+            f"codec '{codec}' has no '{next(iter(quality))}'", hint="only 'ecsq' has a quality knob"
+        )
+    return codec_from({"codec": codec, **options})
 
 
 def encode(
     update: Mapping[str, Any],
     *,
     bits: float | None = None,
+    bytes: int | None = None,
     step: float | None = None,
     nmse: float | None = None,
     effort: str = "fast",
@@ -53,10 +55,11 @@ def encode(
     Args:
         update: float tensors; they are coded as float32.
         bits: the wanted bits per parameter, names and shapes not counted.
+        bytes: the most bytes that the whole frame may take, names and shapes included.
         step: the quantiser step, in the update's own unit.
         nmse: the wanted Σ(error)² ÷ Σ(update)².
         effort: how hard the encoder works at equal quality.
-        codec: "ecsq" (needs one of bits, step, nmse), "none", "bf16", "int8", "topk" or "sign".
+        codec: "ecsq" (needs one of bits, bytes, step, nmse), "none", "bf16", "int8", "topk" or "sign".
         options: the other fields of the codec, such as `fraction` for "topk".
 
     Raises:
@@ -69,7 +72,7 @@ def encode(
     (64, 64)
     """
     layout = Layout.of(update)
-    chosen = codec_for(codec, bits=bits, step=step, nmse=nmse, effort=effort, **options)
+    chosen = codec_for(codec, bits=bits, bytes=bytes, step=step, nmse=nmse, effort=effort, **options)
     return frames.pack(chosen, layout.arrays(update), layout, with_layout=True)
 
 
@@ -100,6 +103,7 @@ class Feedback:
     def __init__(self) -> None:
         self._layout: Layout | None = None
         self._state = ef.Residual()
+        self._spare: tuple[Array, ...] | None = None  # the last residual's memory
 
     def encode(self, update: Mapping[str, Any], **quality: Any) -> bytes:
         """The stand-alone frame of `update` plus what earlier frames lost.
@@ -112,30 +116,31 @@ class Feedback:
         layout = Layout.of(update)
         if self._layout is not None and layout.digest != self._layout.digest:
             raise ConfigError("this update has other tensors than the one before", hint="use a new Feedback")
-        state, _ = ef.settle(self._state, layout, accepted=True)
-        frame, self._state = ef.send(
-            state, layout.arrays(update), codec_for(**quality), layout, with_layout=True
+        self._state = ef.resolve(self._state, layout, accepted=True, reuse=True)
+        arrays = layout.arrays(update)
+        frame, state = ef.send(
+            self._state, arrays, codec_for(**quality), layout, with_layout=True, into=self._spare
         )
-        self._layout = layout
+        self._spare, self._state, self._layout = self._state.owed, state, layout
         return frame
 
     def refused(self) -> None:
         """Takes the last frame back: it was refused or lost, and is owed again."""
         if self._layout is not None:
-            self._state, _ = ef.settle(self._state, self._layout, accepted=False)
+            self._state = ef.resolve(self._state, self._layout, accepted=False)
 
     def state_dict(self) -> State:
         """The residual by name, empty before the first frame; save it with your own checkpoint."""
         if self._layout is None:
             return {}
-        settled, _ = ef.settle(self._state, self._layout, accepted=True)
+        settled = ef.resolve(self._state, self._layout, accepted=True)
         assert settled.owed is not None
         return self._layout.named([array.copy() for array in settled.owed])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a residual that `state_dict` gave."""
         if not state:
-            self._layout, self._state = None, ef.Residual()
+            self._layout, self._state, self._spare = None, ef.Residual(), None
             return
-        self._layout = Layout.of(state)
+        self._layout, self._spare = Layout.of(state), None
         self._state = ef.Residual(owed=tuple(array.copy() for array in self._layout.arrays(state)))

@@ -2,6 +2,9 @@
 
 Source: Seide et al., 1-bit stochastic gradient descent, 2014; Karimireddy et al., Error feedback fixes signSGD,
 2019, Algorithm 1. The residual never travels and the decoder never needs it.
+
+All arithmetic is one float32 addition or subtraction per value; the kernels do it in the passes that look at the
+values anyway.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import numpy as np
 
 from phloem.codecs.base import Codec, Hints
 from phloem.errors import ConfigError
+from phloem.kernels import backend
 from phloem.tensors import Array, Layout
 from phloem.wire import frame as frames
 
@@ -41,19 +45,31 @@ def send(
     layout: Layout,
     *,
     with_layout: bool = False,
+    into: Sequence[Array] | None = None,
 ) -> tuple[bytes, Residual]:
     """The frame for update + residual, and the state while it is in flight.
+
+    The new state's arrays are `into`, which are overwritten, or new ones. `update` itself may be given there by a
+    caller who does not need it any more; the arrays of `state` may not, so that an error costs nothing.
 
     Raises:
         ConfigError: a tensor holds NaN or infinity (the state is unchanged), or a frame is still in flight.
     """
     if state.sent is not None:
         raise ConfigError("the last frame's fate is still open", hint="settle it before the next frame")
+    kernels = backend()
+    owed = tuple(np.empty(array.shape, np.float32) for array in update) if into is None else tuple(into)
     if state.owed is None:
-        owed = tuple(np.array(u) for u in update)  # copies: the caller may use its arrays again
+        for target, array in zip(owed, update, strict=True):
+            if target is not array:
+                np.copyto(target, array)
+        extent, broken = kernels.ecsq_extent(owed)
     else:
-        owed = _each(np.add, update, state.owed)
-    frame = frames.pack(codec, owed, layout, hints=Hints(guess=state.step), with_layout=with_layout)
+        extent, broken = kernels.ecsq_extent_of_sum(update, state.owed, owed)
+    if broken >= 0:
+        raise frames.not_finite(layout, broken)
+    hints = Hints(guess=state.step, extent=extent)
+    frame = frames.pack(codec, owed, layout, hints=hints, with_layout=with_layout)
     return frame, Residual(owed, frame, frames.step_of(frame, layout) or state.step)
 
 
@@ -62,18 +78,26 @@ def settle(state: Residual, layout: Layout, *, accepted: bool) -> tuple[Residual
 
     Accepted: the residual is what the codec lost. Refused, late or lost: all of it is owed again.
     """
-    if state.sent is None:
-        return state, None
-    if not accepted or state.owed is None:
-        return Residual(state.owed, None, state.step), None
+    if state.sent is None or not accepted or state.owed is None:
+        return resolve(state, layout, accepted=accepted), None
     decoded = frames.unpack(state.sent, layout).decode()
-    return Residual(_each(np.subtract, state.owed, decoded), None, state.step), decoded
-
-
-def _each(operation: np.ufunc, left: Sequence[Array], right: Sequence[Array]) -> tuple[Array, ...]:
-    """The operation tensor by tensor; 0-d tensors stay arrays, and an overflow stays an infinity."""
     with np.errstate(over="ignore"):
-        return tuple(np.asarray(operation(a, b)) for a, b in zip(left, right, strict=True))
+        rest = tuple(np.asarray(owed - value) for owed, value in zip(state.owed, decoded, strict=True))
+    return Residual(rest, None, state.step), decoded
+
+
+def resolve(state: Residual, layout: Layout, *, accepted: bool, reuse: bool = False) -> Residual:
+    """The state once the frame's fate is known, to the bit that of `settle`, mostly without decoding.
+
+    With `reuse` the new state's arrays are those of `state`, overwritten.
+    """
+    if state.sent is None:
+        return state
+    if not accepted or state.owed is None:
+        return Residual(state.owed, None, state.step)
+    rest = state.owed if reuse else tuple(array.copy() for array in state.owed)
+    frames.unpack(state.sent, layout).subtract_from_sender(rest)
+    return Residual(rest, None, state.step)
 
 
 def norm(arrays: Sequence[Array] | None) -> float:

@@ -21,11 +21,13 @@ class Hints:
         seed: where a codec's random numbers come from: the same seed gives the same bytes. Streams that both
             ends need travel as a seed of their own, derived one way, so a frame does not tell the private ones.
         held: an earlier decoded update that the receiver will pass to `decode` as well.
+        extent: the update's largest magnitude, from a caller who has looked: there is no NaN and no infinity.
     """
 
     guess: float | None = None
     seed: int = 0
     held: Held = None
+    extent: float | None = None
 
 
 NO_HINTS = Hints()

@@ -15,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from phloem.errors import ConfigError
+from phloem.kernels.decoder import Put
 from phloem.kernels.steps import Step
+from phloem.kernels.threads import set_threads
 
-__all__ = ["Kernels", "Step", "available", "backend", "backend_name", "use"]
+__all__ = ["Kernels", "Put", "Step", "available", "backend", "backend_name", "set_threads", "use"]
 
 FloatArray = npt.NDArray[np.float32]
 BackendName = Literal["auto", "reference", "native"]
@@ -39,12 +41,31 @@ class Kernels(Protocol):
         """The sum of squares of the arrays, or of their differences from the others."""
         ...
 
-    def ecsq_encode(self, arrays: Sequence[FloatArray], step: Step) -> bytes:
-        """The body of these tensors at this step."""
+    def ecsq_extent_of_sum(
+        self,
+        arrays: Sequence[FloatArray],
+        others: Sequence[FloatArray],
+        sums: Sequence[FloatArray] | None = None,
+    ) -> tuple[float, int]:
+        """As `ecsq_extent`, of the float32 sums, which are written into `sums` (the arrays themselves, even)."""
+        ...
+
+    def ecsq_encode(
+        self, arrays: Sequence[FloatArray], step: Step, importances: Sequence[int] = ()
+    ) -> bytes:
+        """The body of these tensors at this step, finer by quarters of an octave where importances are given."""
         ...
 
     def ecsq_decode(self, body: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> list[FloatArray]:
         """The tensors of a body, or FormatError."""
+        ...
+
+    def ecsq_decode_into(self, body: bytes | memoryview, arrays: Sequence[FloatArray], put: Put) -> None:
+        """Put the tensors of a body into arrays of zeros, or add or subtract them; or FormatError, nothing done."""
+        ...
+
+    def ecsq_subtract_encoded(self, body: bytes, arrays: Sequence[FloatArray]) -> None:
+        """Subtract a body from the very arrays that it was encoded from: what its sender still owes."""
         ...
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from phloem.errors import FormatError
+from phloem.errors import ConfigError, FormatError
 from phloem.kernels import _native
-from phloem.kernels.steps import Step, read_head
+from phloem.kernels.decoder import Put, check_parts
+from phloem.kernels.parts import partition
+from phloem.kernels.steps import FLAG_ALL_ZERO, FLAG_IMPORTANCE, Step, read_head, steps_of
 from phloem.kernels.tables import LADDER, tables
+from phloem.kernels.threads import threads
 
 FloatArray = npt.NDArray[np.float32]
 
 NAME = "native"
+
+_PUTS = ("store", "add", "subtract")
 
 
 def ecsq_extent(arrays: Sequence[FloatArray]) -> tuple[float, int]:
@@ -28,9 +33,21 @@ def ecsq_energy(arrays: Sequence[FloatArray], others: Sequence[FloatArray] | Non
     return float(_native.energy(list(arrays), [] if others is None else list(others)))
 
 
-def ecsq_encode(arrays: Sequence[FloatArray], step: Step) -> bytes:
-    """The body of these tensors at this step."""
-    return bytes(_native.encode(list(arrays), *_fields(step)))
+def ecsq_extent_of_sum(
+    arrays: Sequence[FloatArray], others: Sequence[FloatArray], sums: Sequence[FloatArray] | None = None
+) -> tuple[float, int]:
+    """As `ecsq_extent`, of the float32 sums, which are written into `sums` (the arrays themselves, even)."""
+    found = _native.extent_of_sum(list(arrays), list(others), [] if sums is None else list(sums))
+    return float(found[0]), int(found[1])
+
+
+def ecsq_encode(arrays: Sequence[FloatArray], step: Step, importances: Sequence[int] = ()) -> bytes:
+    """The body of these tensors at this step, finer by quarters of an octave where importances are given."""
+    steps_of(step, importances, len(arrays))  # refuses steps out of range
+    pieces = _pieces(tuple(array.shape for array in arrays))
+    weighted = bool(importances)
+    fields = (step.significand, step.exponent, weighted, list(importances), threads())
+    return bytes(_native.encode(list(arrays), pieces, *fields))
 
 
 def ecsq_decode(body: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> list[FloatArray]:
@@ -39,16 +56,54 @@ def ecsq_decode(body: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> 
     Raises:
         FormatError: the bytes are not a body for these shapes, to the last bit.
     """
-    data = bytes(body)
-    step, all_zero = read_head(data)
     arrays = [np.zeros(shape, dtype=np.float32) for shape in shapes]
-    if all_zero:
-        return arrays
+    ecsq_decode_into(body, arrays, "store")
+    return arrays
+
+
+def ecsq_decode_into(body: bytes | memoryview, arrays: Sequence[FloatArray], put: Put) -> None:
+    """Put the tensors of a body into arrays of zeros, or add them to arrays, or subtract them, in float32.
+
+    Raises:
+        FormatError: the bytes are not a body for these shapes, to the last bit; the arrays are as before.
+    """
+    if put not in _PUTS:
+        raise ConfigError(f"Decoded values cannot be '{put}'.", hint="known: store, add, subtract")
+    data = bytes(body)
+    step, flags = read_head(data)
+    if flags == FLAG_ALL_ZERO:
+        for array in arrays if put == "add" else ():
+            np.add(array, np.float32(0), out=array)  # a negative zero becomes a positive one
+        return
+    _call(_native.decode, data, arrays, step, flags, _PUTS.index(put), threads())
+
+
+def ecsq_subtract_encoded(body: bytes, arrays: Sequence[FloatArray]) -> None:
+    """Subtract a body from the very arrays that it was encoded from: what its sender still owes."""
+    step, flags = read_head(body)
+    if flags != FLAG_ALL_ZERO:
+        _call(_native.subtract_encoded, body, arrays, step, flags, threads())
+
+
+def _call(
+    function: Callable[..., None],
+    body: bytes,
+    arrays: Sequence[FloatArray],
+    step: Step,
+    flags: int,
+    *options: int,
+) -> None:
+    shapes = tuple(array.shape for array in arrays)
+    check_parts(body, shapes)
+    weighted = flags == FLAG_IMPORTANCE
     try:
-        _native.decode(data, arrays, *_fields(step))
+        function(body, list(arrays), _pieces(shapes), step.significand, step.exponent, weighted, *options)
     except _native.FormatError as error:
         raise FormatError(str(error), hint="The frame is damaged, or meant for another model.") from None
-    return arrays
+
+
+def _pieces(shapes: tuple[tuple[int, ...], ...]) -> npt.NDArray[np.int64]:
+    return np.array(partition(shapes), dtype=np.int64).reshape(-1, 4)
 
 
 def simd_levels() -> tuple[str, ...]:
@@ -59,10 +114,6 @@ def simd_levels() -> tuple[str, ...]:
 def set_simd(level: str) -> None:
     """Use this SIMD level from now on, in this process; results are the same."""
     _native.set_simd(level)
-
-
-def _fields(step: Step) -> tuple[int, int, int, float]:
-    return step.significand, step.exponent, step.magnitude_highest, step.value
 
 
 def _load() -> None:

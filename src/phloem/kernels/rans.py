@@ -1,6 +1,6 @@
 """Thirty-two interleaved rANS coders for many tokens under many fixed tables.
 
-Token `i` belongs to lane `i % 32`. States stay in [2**15, 2**31) and give up sixteen bits at a time; every
+The tokens of one table are a run; token `i` of a run belongs to lane `i % 32`. States stay in [2**15, 2**31) and give up sixteen bits at a time; every
 lane starts (at the encoder) and must end (at the decoder) with 2**15.
 
 Bytes: 32 states, little-endian 32-bit, then 16-bit little-endian words in the order in which the decoder
@@ -25,20 +25,23 @@ _LOW = 1 << 15
 _MOST_PER_WORD = 1 << 16
 
 
-def rans_encode(frequencies: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> bytes:
-    """The bytes of tokens given as (frequency, start) pairs out of 4,096. Shapes: both (tokens,)."""
-    count = frequencies.size
+def rans_encode(runs: Sequence[tuple[npt.NDArray[np.uint8], Sequence[int]]]) -> bytes:
+    """The bytes of the runs (tokens, frequencies out of 4,096)."""
     states = np.full(LANES, _LOW, dtype=np.int64)
     words: list[npt.NDArray[np.int64]] = []
-    for at in reversed(range(0, count, LANES)):
-        frequency = frequencies[at : at + LANES]
-        state = states[: frequency.size]
-        full = state >= frequency << (31 - FREQUENCY_BITS)
-        words.append(state[full] & 0xFFFF)
-        state = np.where(full, state >> 16, state)
-        states[: frequency.size] = (
-            ((state // frequency) << FREQUENCY_BITS) + state % frequency + starts[at : at + LANES]
-        )
+    for tokens, table in reversed(runs):
+        frequencies = np.array(table, dtype=np.int64)
+        starts = np.cumsum(frequencies) - frequencies
+        for at in reversed(range(0, tokens.size, LANES)):
+            token = tokens[at : at + LANES]
+            frequency = frequencies[token]
+            state = states[: token.size]
+            full = state >= frequency << (31 - FREQUENCY_BITS)
+            words.append(state[full] & 0xFFFF)
+            state = np.where(full, state >> 16, state)
+            states[: token.size] = (
+                ((state // frequency) << FREQUENCY_BITS) + state % frequency + starts[token]
+            )
     words.reverse()
     stream = np.concatenate(words) if words else np.zeros(0, dtype=np.int64)
     return states.astype("<u4").tobytes() + stream.astype("<u2").tobytes()
@@ -48,8 +51,8 @@ def rans_decode(
     data: bytes,
     start: int,
     runs: Sequence[tuple[int, Sequence[int]]],
-) -> tuple[npt.NDArray[np.uint8], int]:
-    """The tokens of the runs (count, frequencies), and the position after the coder's bytes.
+) -> tuple[list[npt.NDArray[np.uint8]], int]:
+    """The tokens of each run (count, frequencies), and the position after the coder's bytes.
 
     Raises:
         FormatError: the data ends too early or a lane does not end where it must.
@@ -64,28 +67,26 @@ def rans_decode(
         raise FormatError("The frame ends inside the tokens.", hint="The frame is cut short.")
     words = np.frombuffer(data, dtype="<u2", count=(len(data) - start) // 2, offset=start).astype(np.int64)
 
-    table = np.repeat(np.arange(len(runs)), [count for count, _ in runs])  # (tokens,) whose table
-    slot_token = np.stack([np.repeat(np.arange(len(f), dtype=np.uint8), f) for _, f in runs])  # (runs, 4096)
-    frequencies = np.zeros((len(runs), 16), dtype=np.int64)
-    for row, (_, f) in zip(frequencies, runs, strict=True):
-        row[: len(f)] = f
-    starts = np.cumsum(frequencies, axis=1) - frequencies
-
-    tokens = np.zeros(table.size, dtype=np.uint8)
+    found = []
     next_word = 0
-    for at in range(0, table.size, LANES):
-        rows = table[at : at + LANES]
-        state = states[: rows.size]
-        slot = state & 4095
-        token = slot_token[rows, slot]
-        tokens[at : at + LANES] = token
-        state = frequencies[rows, token] * (state >> FREQUENCY_BITS) + slot - starts[rows, token]
-        hungry = np.flatnonzero(state < _LOW)
-        if next_word + hungry.size > words.size:
-            raise FormatError("The frame ends inside the tokens.", hint="The frame is cut short.")
-        state[hungry] = (state[hungry] << 16) | words[next_word : next_word + hungry.size]
-        next_word += hungry.size
-        states[: rows.size] = state
+    for count, table in runs:
+        frequencies = np.array(table, dtype=np.int64)
+        starts = np.cumsum(frequencies) - frequencies
+        slot_token = np.repeat(np.arange(frequencies.size, dtype=np.uint8), frequencies)  # (4096,)
+        tokens = np.zeros(count, dtype=np.uint8)
+        for at in range(0, count, LANES):
+            state = states[: min(LANES, count - at)]
+            slot = state & 4095
+            token = slot_token[slot]
+            tokens[at : at + LANES] = token
+            state = frequencies[token] * (state >> FREQUENCY_BITS) + slot - starts[token]
+            hungry = np.flatnonzero(state < _LOW)
+            if next_word + hungry.size > words.size:
+                raise FormatError("The frame ends inside the tokens.", hint="The frame is cut short.")
+            state[hungry] = (state[hungry] << 16) | words[next_word : next_word + hungry.size]
+            next_word += hungry.size
+            states[: state.size] = state
+        found.append(tokens)
     if (states != _LOW).any():
         raise FormatError("A coder does not end where it must.", hint="The frame is damaged.")
-    return tokens, start + 2 * next_word
+    return found, start + 2 * next_word

@@ -22,10 +22,19 @@ its end, and together they are the body to the last byte.
 
 from __future__ import annotations
 
-from phloem.kernels.decoder import ecsq_decode
+from phloem.kernels.decoder import ecsq_decode, ecsq_decode_into, ecsq_subtract_encoded
 from phloem.kernels.encoder import ecsq_encode
-from phloem.kernels.statistics import ecsq_energy, ecsq_extent
+from phloem.kernels.statistics import ecsq_energy, ecsq_extent, ecsq_extent_of_sum
 
-__all__ = ["NAME", "ecsq_decode", "ecsq_encode", "ecsq_energy", "ecsq_extent"]
+__all__ = [
+    "NAME",
+    "ecsq_decode",
+    "ecsq_decode_into",
+    "ecsq_encode",
+    "ecsq_energy",
+    "ecsq_extent",
+    "ecsq_extent_of_sum",
+    "ecsq_subtract_encoded",
+]
 
 NAME = "reference"

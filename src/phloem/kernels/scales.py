@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
+from phloem.kernels.parts import Piece, matrix
 from phloem.kernels.tables import (
     CLASS_LOWEST,
     CLASSES,
@@ -32,7 +32,7 @@ _OVERHEAD = 16 << 16
 
 @dataclass(frozen=True)
 class Shape:
-    """A tensor seen as a matrix: the first dimension by all others; a vector is one row."""
+    """A tensor seen as a matrix (`parts.matrix`)."""
 
     rows: int
     columns: int
@@ -40,9 +40,7 @@ class Shape:
     @classmethod
     def of(cls, shape: Sequence[int]) -> Shape:
         """The matrix view of a tensor's shape."""
-        if len(shape) < 2:
-            return cls(1, prod(shape))
-        return cls(shape[0], prod(shape[1:]))
+        return cls(*matrix(shape))
 
     @property
     def size(self) -> int:
@@ -72,9 +70,12 @@ class Scales:
     rows: Direction
     columns: Direction
 
-    def classes(self) -> npt.NDArray[np.uint8]:
-        """The class of every coefficient, counted from the lowest. Shape: (size,)."""
-        rows = (self.rows.levels + (self.level - CLASS_LOWEST)).astype(np.uint8)
+    def classes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """The classes of the coefficients from `start` to `stop`, counted from the lowest. Shape: (stop - start,)."""
+        width = self.shape.columns
+        if self.shape.rows == 1:
+            return np.full(stop - start, self.level - CLASS_LOWEST, dtype=np.uint8)
+        rows = (self.rows.levels[start // width : stop // width] + (self.level - CLASS_LOWEST)).astype(np.uint8)
         return (rows[:, None] + self.columns.levels.astype(np.int8).view(np.uint8)).reshape(-1)
 
 
@@ -99,30 +100,46 @@ def measure(magnitudes: npt.NDArray[np.int32], shape: Shape) -> Scales | None:
     return Scales(shape, level, rows, columns)
 
 
-def class_counts(scales: Sequence[Scales | None]) -> IntArray:
-    """Each class's size, without looking at every coefficient. Shape: (classes,)."""
+def class_counts(pieces: Sequence[Piece], scales: Sequence[Scales | None]) -> IntArray:
+    """Each class's size in a part, without looking at every coefficient. Shape: (classes,)."""
     counts = np.zeros(CLASSES, dtype=np.int64)
-    for scale in scales:
-        if scale is not None:
-            lowest = scale.level - 2 * LEVEL_REACH - CLASS_LOWEST
-            found = np.convolve(_level_counts(scale.rows), _level_counts(scale.columns))
-            counts[lowest : lowest + found.size] += found
+    for piece in pieces:
+        scale = scales[piece.tensor]
+        if scale is None:
+            continue
+        lowest = scale.level - 2 * LEVEL_REACH - CLASS_LOWEST
+        if scale.shape.rows == 1:
+            counts[lowest + 2 * LEVEL_REACH] += piece.stop - piece.start
+            continue
+        width = scale.shape.columns
+        rows = _level_counts(scale.rows, piece.start // width, piece.stop // width)
+        found = np.convolve(rows, _level_counts(scale.columns, 0, width))
+        counts[lowest : lowest + found.size] += found
     return counts
 
 
-def _level_counts(direction: Direction) -> IntArray:
+def _level_counts(direction: Direction, start: int, stop: int) -> IntArray:
     """How many rows (or columns) have each level, from the lowest. Shape: (2 * LEVEL_REACH + 1,)."""
     if direction.mode == NONE:
         counts = np.zeros(2 * LEVEL_REACH + 1, dtype=np.int64)
-        counts[LEVEL_REACH] = direction.levels.size
+        counts[LEVEL_REACH] = stop - start
         return counts
-    return np.bincount(direction.levels + LEVEL_REACH, minlength=2 * LEVEL_REACH + 1)
+    return np.bincount(direction.levels[start:stop] + LEVEL_REACH, minlength=2 * LEVEL_REACH + 1)
 
 
-def class_order(scales: Sequence[Scales | None]) -> tuple[IntArray, IntArray]:
-    """The permutation that sorts the coefficients of non-zero tensors by class, and each class's size."""
-    classes = np.concatenate([scale.classes() for scale in scales if scale is not None])
-    return np.argsort(classes, kind="stable"), np.bincount(classes, minlength=CLASSES)
+def class_order(pieces: Sequence[Piece], scales: Sequence[Scales | None]) -> IntArray:
+    """The permutation that sorts the coefficients of a part by class; those of zero tensors are left out.
+
+    Positions count the coefficients of the part's other tensors. Shape: (coefficients,).
+    """
+    classes = [
+        scale.classes(piece.start, piece.stop)
+        for piece in pieces
+        if (scale := scales[piece.tensor]) is not None
+    ]
+    if not classes:
+        return np.zeros(0, dtype=np.int64)
+    return np.argsort(np.concatenate(classes), kind="stable")
 
 
 def _choose(sums: IntArray, others: int, total: int, level: int) -> Direction:

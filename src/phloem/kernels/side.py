@@ -14,6 +14,7 @@ import numpy as np
 from phloem.errors import FormatError
 from phloem.kernels.rangecoder import RangeDecoder, RangeEncoder
 from phloem.kernels.scales import HALVES, NONE, OCTAVES, Direction, Scales, Shape, flat
+from phloem.kernels.steps import IMPORTANCE_REACH
 from phloem.kernels.tables import (
     CLASS_LOWEST,
     LADDER_TOP,
@@ -36,12 +37,28 @@ _COUNT = _LEVEL + 4 * _LEVEL_SET
 _REPEATS = _COUNT + 8
 _HIGHEST = _REPEATS + 8
 _HAZARD = _HIGHEST + 2 * 8
-CONTEXTS = _HAZARD + 6 * 10
+_IMPORTANCE = _HAZARD + 6 * 10
+CONTEXTS = _IMPORTANCE + 10
 
 #: The prediction of the first tensor's level.
 _FIRST_LEVEL = -10
 #: Predicted ladder steps before any sparse class was seen: P(1) = 0.96, later tokens 0.77.
 _SPARSE_PRIOR = (30,) + (24,) * (TOKENS - 2)
+
+
+def code_importances(coder: Coder, shapes: Sequence[Shape], importances: Sequence[int]) -> list[int]:
+    """Every tensor's importance against the previous one's; an empty tensor's is 0 and takes no bits."""
+    result: list[int] = []
+    importance = 0
+    for shape, given in zip(shapes, importances, strict=True):
+        if shape.size == 0:
+            result.append(0)
+            continue
+        importance += coder.signed(_IMPORTANCE, 8, given - importance)
+        if abs(importance) > IMPORTANCE_REACH:
+            raise FormatError("A tensor's importance is out of range.", hint="The frame is damaged.")
+        result.append(importance)
+    return result
 
 
 def code_scales(
@@ -97,13 +114,20 @@ def _code_direction(coder: Coder, side: int, given: Direction) -> Direction:
     return Direction(mode, np.array(levels, dtype=np.int64))
 
 
-def code_count(coder: Coder, size: int, level: int, count: int) -> int:
-    """The number of non-zeros of a sparse class with `size` coefficients."""
-    expected = (size * tables().class_means[level - CLASS_LOWEST]) >> 32
-    count = _code_near(coder, _COUNT, expected, count)
-    if count > size:
-        raise FormatError("A class has more non-zeros than coefficients.", hint="The frame is damaged.")
-    return count
+def code_counts(coder: Coder, sizes: Sequence[int], level: int, counts: Sequence[int]) -> list[int]:
+    """The non-zeros of a sparse class in each part that has it: the first as its level says, then as so far."""
+    result: list[int] = []
+    for size, given in zip(sizes, counts, strict=True):
+        so_far = sum(sizes[: len(result)])
+        if so_far:
+            expected = size * sum(result) // so_far
+        else:
+            expected = (size * tables().class_means[level - CLASS_LOWEST]) >> 32
+        count = _code_near(coder, _COUNT, expected, given)
+        if count > size:
+            raise FormatError("A class has more non-zeros than coefficients.", hint="The frame is damaged.")
+        result.append(count)
+    return result
 
 
 def code_repeats(coder: Coder, ones: int, most: int, repeats: int) -> int:

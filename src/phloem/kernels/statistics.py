@@ -24,6 +24,20 @@ def ecsq_extent(arrays: Sequence[FloatArray]) -> tuple[float, int]:
     return extent, -1
 
 
+def ecsq_extent_of_sum(
+    arrays: Sequence[FloatArray], others: Sequence[FloatArray], sums: Sequence[FloatArray] | None = None
+) -> tuple[float, int]:
+    """As `ecsq_extent`, of the float32 sums, which are written into `sums` (the arrays themselves, even)."""
+    found = []
+    with np.errstate(over="ignore", invalid="ignore"):
+        for index, (array, other) in enumerate(zip(arrays, others, strict=True)):
+            total = np.asarray(array + other)
+            found.append(total)
+            if sums is not None:
+                sums[index][...] = total
+    return ecsq_extent(found)
+
+
 def ecsq_energy(arrays: Sequence[FloatArray], others: Sequence[FloatArray] | None = None) -> float:
     """The sum of squares of the arrays, or of their differences from the others.
 

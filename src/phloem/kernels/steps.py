@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from phloem.errors import ConfigError, FormatError
 from phloem.kernels.tables import MAGNITUDE_HIGHEST
 
-#: The only flag: every tensor is zero, and the body ends after the step.
+#: A flag: every tensor is zero, and the body ends after the step.
 FLAG_ALL_ZERO = 1
+#: A flag: tensors have steps of their own, given by their importances.
+FLAG_IMPORTANCE = 2
+#: An importance in quarters of an octave of the step is at most this, up or down.
+IMPORTANCE_REACH = 128
 #: A body begins with its step and flags.
 STEP_BYTES = 3
 
 _HINT = "The frame is cut short, altered, or meant for another model."
 _FLOAT32_MOST = (2.0 - 2.0**-23) * 2.0**127
 _EXPONENT_LOWEST, _EXPONENT_HIGHEST = -124, 125
+#: 2**(0/4) ... 2**(3/4) in 65,536ths.
+_QUARTERS = (65536, 77936, 92682, 110218)
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,19 @@ class Step:
         """The largest integer that this step may be multiplied by: below 2**24, and finite in float32."""
         return min(MAGNITUDE_HIGHEST, math.floor(_FLOAT32_MOST / self.value))
 
+    def finer(self, quarters: int) -> Step:
+        """The step divided by 2**(quarters / 4), by integer arithmetic to a twelve-bit significand.
+
+        >>> Step.near(1.0).finer(4).value, Step.near(1.0).finer(-2).value
+        (0.5, 1.4140625)
+        """
+        octaves, rest = divmod(-quarters, 4)
+        significand = (self.significand * _QUARTERS[rest] + 32768) >> 16
+        exponent = self.exponent + octaves
+        if significand >= 4096:
+            significand, exponent = (significand + 1) >> 1, exponent + 1
+        return Step(significand, exponent)
+
     def fitted(self, extent: float) -> Step:
         """The nearest step not below this one that codes magnitudes up to `extent` exactly.
 
@@ -87,8 +107,18 @@ class Step:
         return ((self.exponent + 127) << 16 | (self.significand - 2048) << 5 | flags).to_bytes(3, "big")
 
 
-def read_head(data: bytes) -> tuple[Step, bool]:
-    """The step that a body begins with, and whether the body ends there because all tensors are zero.
+def steps_of(step: Step, importances: Sequence[int], tensors: int) -> tuple[list[Step], int]:
+    """Every tensor's step, and the highest magnitude that all of them may be multiplied by.
+
+    Raises:
+        ConfigError: a step out of range.
+    """
+    steps = [step.finer(quarters) for quarters in importances] if importances else [step] * tensors
+    return steps, min((one.magnitude_highest for one in steps), default=MAGNITUDE_HIGHEST)
+
+
+def read_head(data: bytes) -> tuple[Step, int]:
+    """The step that a body begins with, and its flags.
 
     Raises:
         FormatError: too short, a step out of range, unknown flags, or bytes after an all-zero body.
@@ -101,8 +131,8 @@ def read_head(data: bytes) -> tuple[Step, bool]:
     except ConfigError as error:
         raise FormatError(error.message, hint=_HINT) from None
     flags = number & 31
-    if flags & ~FLAG_ALL_ZERO:
+    if flags not in (0, FLAG_ALL_ZERO, FLAG_IMPORTANCE):
         raise FormatError(f"The body has unknown flags {flags:#x}.", hint=_HINT)
-    if flags and len(data) != STEP_BYTES:
+    if flags == FLAG_ALL_ZERO and len(data) != STEP_BYTES:
         raise FormatError(f"{len(data) - STEP_BYTES} bytes follow an all-zero body.", hint=_HINT)
-    return step, bool(flags)
+    return step, flags

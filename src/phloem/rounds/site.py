@@ -16,6 +16,7 @@ from phloem import canonical
 from phloem import feedback as ef
 from phloem.errors import ConfigError, FormatError, StateError
 from phloem.feedback import Residual
+from phloem.kernels import backend
 from phloem.rounds import events
 from phloem.rounds.plan import LARGEST_VALUE, Choice, Plan, next_chain
 from phloem.tensors import Array, Layout, State, state_digest
@@ -51,8 +52,16 @@ class Position:
 class Site:
     """One site of a run. `receive` an order, train if it says so, `reply` with the trained state."""
 
-    def __init__(self, name: str, plan: Plan, state: State, emit: events.Emit = events.ignore) -> None:
-        self.name, self.plan, self.emit = name, plan, emit
+    def __init__(
+        self,
+        name: str,
+        plan: Plan,
+        state: State,
+        emit: events.Emit = events.ignore,
+        trunks: dict[bytes, State] | None = None,
+    ) -> None:
+        """`trunks` are states by chain id: sites of one process that decoded the same bits keep them once."""
+        self.name, self.plan, self.emit, self.trunks = name, plan, emit, trunks
         self.layout = Layout.of(state)
         self.index = plan.index(name)
         if self.layout.digest != plan.layout or state_digest(state) != plan.initial_state:
@@ -60,7 +69,7 @@ class Site:
                 f"site '{name}' starts from another model than the plan",
                 hint="check that every site has the same task, options, seed and library versions",
             )
-        self.at = Position(0, plan.genesis, state, digest=plan.initial_state)
+        self.at = self._shared(Position(0, plan.genesis, state, digest=plan.initial_state))
 
     def receive(self, message: bytes) -> Work:
         """Applies the order's frames and settles the update in flight.
@@ -85,6 +94,7 @@ class Site:
                 hint="the two ends run different decoders: compare library and kernel versions",
             )
         choice = self._choice(order)
+        at = self._shared(at)
         self.emit(events.StateReached(order.round, self.name, at.chain.hex(), digest))
         self.at, self._codec = replace(at, digest=digest), choice.codec
         train = order.train and at.residual.sent is None
@@ -119,7 +129,7 @@ class Site:
         reason = self._unfit(update)
         if reason is not None:
             return replace(reply, status=Status.REFUSED, reason=reason).pack()
-        frame, residual = ef.send(at.residual, update, self._codec, self.layout)
+        frame, residual = ef.send(at.residual, update, self._codec, self.layout, into=update)
         message = replace(reply, status=Status.UPDATE, examples=examples, frame=frame).pack()
         self.emit(
             events.UpdateSent(
@@ -131,9 +141,11 @@ class Site:
 
     def _unfit(self, update: list[Array]) -> str | None:
         """Why nobody may have this update; a diverged round must not stay in the residual for ever."""
-        broken = self.layout.first_non_finite(update)
-        if broken is not None:
-            return f"tensor '{broken}' holds NaN or infinity"
+        extent, broken = backend().ecsq_extent(update)
+        if broken >= 0:
+            return f"tensor '{self.layout.specs[broken].name}' holds NaN or infinity"
+        if extent < LARGEST_VALUE:
+            return None
         for spec, array in zip(self.layout.specs, update, strict=True):
             if np.abs(array).max(initial=0.0) >= LARGEST_VALUE:
                 return f"tensor '{spec.name}' holds values beyond 2^100"
@@ -162,7 +174,7 @@ class Site:
     def _settled(self, residual: Residual, round_number: int, accepted: bytes) -> Residual:
         """The residual once the fate of the update sent in `round_number` is known."""
         taken = self.plan.in_bitmap(accepted, self.name)
-        return ef.settle(residual, self.layout, accepted=taken)[0]
+        return ef.resolve(residual, self.layout, accepted=taken)
 
     def _by_deltas(self, order: Order) -> Position:
         at = self.at
@@ -174,7 +186,8 @@ class Site:
                 raise StateError(
                     f"site '{self.name}' lacks the frames of rounds {at.round} to {round_number - 1}"
                 )
-            state = add(at.state, self.plan.admit(item.frame, self.layout).decode())
+            state = {name: array.copy() for name, array in at.state.items()}
+            self.plan.admit(item.frame, self.layout).add_to(self.layout.arrays(state))
             chain = next_chain(at.chain, item.accepted, item.frame)
             at = Position(at.round + 1, chain, state, self._settled(at.residual, at.round, item.accepted))
         return at
@@ -189,6 +202,26 @@ class Site:
         residual = self._settled(at.residual, at.round, known)
         return Position(order.round, order.key_chain, self.layout.named(key.decode()), residual)
 
+    def _shared(self, at: Position) -> Position:
+        """The same position, on the arrays that other sites of this process stand on if they hold the same bits."""
+        if self.trunks is None:
+            return at
+        if at.chain not in self.trunks:
+            self.trunks[at.chain] = {name: _read_only(array) for name, array in at.state.items()}
+        known = self.trunks[at.chain]
+        same = all(known[name].tobytes() == at.state[name].tobytes() for name in known)
+        return replace(at, state=known) if same else at
+
+    def owned(self) -> dict[str, Array]:
+        """The residual's arrays by name; empty where nothing is owed."""
+        owed = self.at.residual.owed
+        return {} if owed is None else self.layout.named(owed)
+
+    def own(self, owed: dict[str, Array]) -> None:
+        """Takes the residual's arrays from where they were kept; with none, lets go of them until then."""
+        arrays = tuple(self.layout.arrays(owed)) if owed else None
+        self.at = replace(self.at, residual=replace(self.at.residual, owed=arrays))
+
     def save(self) -> tuple[dict[str, Any], dict[str, Array], State]:
         """Where the site stands, as (facts, residual arrays, state), for a store."""
         residual = self.at.residual
@@ -200,8 +233,7 @@ class Site:
             "sent": None if residual.sent is None else residual.sent.hex(),
             "examples": self.at.examples,
         }
-        owed = {} if residual.owed is None else self.layout.named(residual.owed)
-        return json.loads(canonical.dumps(facts)), owed, self.at.state
+        return json.loads(canonical.dumps(facts)), self.owned(), self.at.state
 
     def load(self, facts: dict[str, Any], owed: dict[str, Array], state: State) -> None:
         """Stands again where `save` was called."""
@@ -211,7 +243,13 @@ class Site:
             facts["step"],
         )
         chain, digest, examples = bytes.fromhex(facts["chain"]), facts["digest"], facts["examples"]
-        self.at = Position(facts["round"], chain, state, residual, digest, examples)
+        self.at = self._shared(Position(facts["round"], chain, state, residual, digest, examples))
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def difference(after: list[Array], before: list[Array]) -> list[Array]:

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import zstandard
 
 from phloem import canonical, varint
@@ -25,6 +26,7 @@ from phloem.codecs.base import NO_HINTS, Codec, Held, Hints
 from phloem.codecs.ecsq import Ecsq
 from phloem.codecs.registry import codec_for_code
 from phloem.errors import ConfigError, FormatError
+from phloem.kernels import backend
 from phloem.tensors import Array, Layout
 
 VERSION = 0
@@ -59,6 +61,36 @@ class Frame:
                 f"the frame claims {self.layout.size} parameters, more than fit in memory"
             ) from error
 
+    def add_to(self, arrays: Sequence[Array]) -> None:
+        """Adds the tensors to `arrays` in place: one float32 addition per value, as to what `decode` gives.
+
+        Raises:
+            FormatError: as `decode`; the arrays are as before.
+        """
+        if issubclass(self.codec, Ecsq):
+            self.codec.decode_into(self.body, self.layout, arrays, "add")
+            return
+        with np.errstate(over="ignore", invalid="ignore"):
+            for array, value in zip(arrays, self.decode(), strict=True):
+                np.add(array, value, out=array)
+
+    def subtract_from_sender(self, arrays: Sequence[Array]) -> None:
+        """Subtracts the tensors in place from the very arrays that this frame was made of: what is still owed."""
+        if issubclass(self.codec, Ecsq):
+            self.codec.subtract_encoded(self.body, self.layout, arrays)
+            return
+        with np.errstate(over="ignore"):
+            for array, value in zip(arrays, self.decode(), strict=True):
+                np.subtract(array, value, out=array)
+
+
+def not_finite(layout: Layout, tensor: int) -> ConfigError:
+    """The refusal of an update whose tensor number `tensor` is broken."""
+    return ConfigError(
+        f"tensor '{layout.specs[tensor].name}' holds NaN or infinity, nothing was encoded",
+        hint="check the learning rate",
+    )
+
 
 def pack(
     codec: Codec,
@@ -74,14 +106,18 @@ def pack(
     Raises:
         ConfigError: a tensor holds NaN or infinity; it is named. Or the layout is too large to go along.
     """
-    broken = layout.first_non_finite(arrays)
-    if broken is not None:
-        raise ConfigError(f"tensor '{broken}' holds NaN or infinity, nothing was encoded")
+    if hints.extent is None:
+        extent, broken = backend().ecsq_extent(arrays)
+        if broken >= 0:
+            raise not_finite(layout, broken)
+        hints = replace(hints, extent=extent)
     head = bytearray([_MAGIC + VERSION, codec.code | (_KEY_FRAME if key_frame else 0)])
     if with_layout:
         head[1] |= _WITH_LAYOUT
         packed = zstandard.ZstdCompressor(level=19).compress(_carried_text(layout))
         head += varint.pack(len(packed)) + packed
+    if isinstance(codec, Ecsq) and codec.bytes is not None:
+        codec = codec.within(codec.bytes - len(head) - _CHECKSUM_BYTES)
     frame = bytes(head) + codec.encode(arrays, layout, hints)
     return frame + _checksum(frame, layout.digest)
 
