@@ -58,13 +58,13 @@ def _against(rows: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
 
 def _print_rates(found: dict[str, Any]) -> None:
     print(
-        f"{'effort':9s} {'NNCodec':8s} {'':5s} {'mean':>6s} {'worst ≤3':>9s} {'worst ≤4':>9s}  by NNCodec's bits"
+        f"{'effort':9s} {'NNCodec':8s} {'':5s} {'mean':>6s} {'worst ≤3':18s} {'worst ≤4':18s}  by NNCodec's bits"
     )
     for effort, one in found.items():
         for setting, against in one["against"].items():
             for kind in ("file", "wire"):
                 row = against[kind]
-                worst = [f"{w['ratio']:9.3f}" for w in row["worst_up_to"].values()]
+                worst = [f"{w['ratio']:.3f} {w['update']:12s}" for w in row["worst_up_to"].values()]
                 bands = "  ".join(f"{band} {ratio:.3f}" for band, ratio in row["bands"].items())
                 print(f"{effort:9s} {setting:8s} {kind:5s} {row['mean']:6.3f} {' '.join(worst)}  {bands}")
 

@@ -16,7 +16,7 @@ SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 @pytest.fixture(scope="module")
 def scripts() -> Iterator[dict[str, ModuleType]]:
     pytest.importorskip("scipy")
-    names = ("measuring", "rates", "ideal", "nncodec_points")
+    names = ("measuring", "rates", "ideal")
     sys.path.insert(0, str(SCRIPTS))
     try:
         yield {name: importlib.import_module(name) for name in names}
@@ -71,14 +71,10 @@ def test_points_outside_the_window_count_only_for_the_worst_ratio(scripts) -> No
     assert found["worst_up_to"]["4"]["ratio"] == 4.0
 
 
-def test_the_front_drops_what_is_beaten_and_the_hull_what_lies_above_a_line(scripts) -> None:
+def test_the_front_drops_what_is_beaten(scripts) -> None:
     points = [{"bits": b, "nmse": n} for b, n in ((1.0, 0.1), (0.5, 0.9), (0.6, 0.95), (0.7, 0.6))]
     front = scripts["rates"].front(points)
     assert [p["bits"] for p in front] == [0.5, 0.7, 1.0]
-    hull = scripts["nncodec_points"].hull(
-        [*points, {"bits": 0.75, "nmse": 0.55}, {"bits": 0.58, "nmse": 0.5}]
-    )
-    assert [p["bits"] for p in hull if p["best"]] == [1.0, 0.5, 0.58]
 
 
 @pytest.mark.parametrize(

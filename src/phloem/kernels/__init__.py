@@ -50,9 +50,7 @@ class Kernels(Protocol):
         """As `ecsq_extent`, of the float32 sums, which are written into `sums` (the arrays themselves, even)."""
         ...
 
-    def ecsq_encode(
-        self, arrays: Sequence[FloatArray], step: Step, importances: Sequence[int] = ()
-    ) -> bytes:
+    def ecsq_encode(self, arrays: Sequence[FloatArray], step: Step, importances: Sequence[int] = ()) -> bytes:
         """The body of these tensors at this step, finer by quarters of an octave where importances are given."""
         ...
 

@@ -151,9 +151,7 @@ def read_frame(data: bytes, shapes: tuple[tuple[int, ...], ...]) -> tuple[Frame,
     for piece in all_pieces:
         pieces[piece.part].append(piece)
     counts = [class_counts(own, scales) for own in pieces]
-    parts = [
-        [_ClassPart(index, int(own[index])) for index in np.flatnonzero(own).tolist()] for own in counts
-    ]
+    parts = [[_ClassPart(index, int(own[index])) for index in np.flatnonzero(own).tolist()] for own in counts]
     _read_classes(coder, parts)
     return Frame(scales, steps, highest, pieces, parts, _read_centroids(coder, parts)), coder
 

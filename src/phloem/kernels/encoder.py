@@ -149,9 +149,7 @@ class _Part:
         classes = {}
         for index in np.flatnonzero(counts).tolist():
             here = slice(ends[index] - counts[index], ends[index])
-            classes[index] = _ClassPart(
-                values[here], negative[here], quantise(values[here], index, highest)
-            )
+            classes[index] = _ClassPart(values[here], negative[here], quantise(values[here], index, highest))
         return cls(classes)
 
     def encode_tokens(self, coder: RangeEncoder) -> bytes:

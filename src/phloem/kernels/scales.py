@@ -75,7 +75,9 @@ class Scales:
         width = self.shape.columns
         if self.shape.rows == 1:
             return np.full(stop - start, self.level - CLASS_LOWEST, dtype=np.uint8)
-        rows = (self.rows.levels[start // width : stop // width] + (self.level - CLASS_LOWEST)).astype(np.uint8)
+        rows = (self.rows.levels[start // width : stop // width] + (self.level - CLASS_LOWEST)).astype(
+            np.uint8
+        )
         return (rows[:, None] + self.columns.levels.astype(np.int8).view(np.uint8)).reshape(-1)
 
 
