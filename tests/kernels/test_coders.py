@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from phloem.errors import ConfigError, FormatError
 from phloem.kernels import bits
-from phloem.kernels.models import choose_hazards, gap_frequencies, gap_shift, hazard_frequencies, token_starts
+from phloem.kernels.models import choose_hazards, gap_frequencies, gap_shift, hazard_frequencies
 from phloem.kernels.rangecoder import RangeDecoder, RangeEncoder, slot_tokens
 from phloem.kernels.rans import rans_decode, rans_encode
 from phloem.kernels.steps import Step, read_head

@@ -19,6 +19,7 @@ from phloem.wire import frame as frames
 
 CONFIGS = [
     {"codec": "none"},
+    {"codec": "lossless"},
     {"codec": "bf16"},
     {"codec": "int8", "block": 8},
     {"codec": "topk", "fraction": 0.3},

@@ -22,12 +22,25 @@ its end, and together they are the body to the last byte.
 
 from __future__ import annotations
 
+from phloem.kernels.bytecoder import block_decode, block_encode
 from phloem.kernels.decoder import ecsq_decode, ecsq_decode_into, ecsq_subtract_encoded
 from phloem.kernels.encoder import ecsq_encode
+from phloem.kernels.planes import (
+    differences_ends,
+    differences_merge,
+    differences_split,
+    planes_merge,
+    planes_split,
+)
 from phloem.kernels.statistics import ecsq_energy, ecsq_extent, ecsq_extent_of_sum
 
 __all__ = [
     "NAME",
+    "block_decode",
+    "block_encode",
+    "differences_ends",
+    "differences_merge",
+    "differences_split",
     "ecsq_decode",
     "ecsq_decode_into",
     "ecsq_encode",
@@ -35,6 +48,8 @@ __all__ = [
     "ecsq_extent",
     "ecsq_extent_of_sum",
     "ecsq_subtract_encoded",
+    "planes_merge",
+    "planes_split",
 ]
 
 NAME = "reference"
