@@ -20,4 +20,6 @@ NB_MODULE(_native, m) {
   });
   bind_ecsq(m);
   bind_planes(m);
+  bind_adaptive(m);
+  bind_trellis(m);
 }

@@ -39,6 +39,10 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
         "bits-4": {"bits": 4.0},
         "step": {"step": 0.01},
         "nmse": {"nmse": 0.2},
+        "balanced-bits-0.5": {"bits": 0.5, "effort": "balanced"},
+        "balanced-step": {"step": 0.01, "effort": "balanced"},
+        "best-bits-0.5": {"bits": 0.5, "effort": "best"},
+        "best-step": {"step": 0.01, "effort": "best"},
     },
 }
 

@@ -27,6 +27,8 @@ CONFIGS = [
     {"codec": "ecsq", "bits": 1.0},
     {"codec": "ecsq", "step": 0.01},
     {"codec": "ecsq", "nmse": 0.3},
+    {"codec": "ecsq", "step": 0.01, "effort": "balanced"},
+    {"codec": "ecsq", "nmse": 0.2, "effort": "best"},
 ]
 
 

@@ -166,7 +166,7 @@ def test_bad_heads_are_refused() -> None:
     for bad in (
         b"",
         good[:2],
-        good[:2] + b"\x04",
+        good[:2] + b"\x10",
         good[:2] + b"\x03",
         b"\x00\x00\x00",
         b"\xff\x00\x00",

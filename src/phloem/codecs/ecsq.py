@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar, Literal, get_args
 
 from phloem.codecs.base import NO_HINTS, Held, Hints
 from phloem.codecs.config import FromConfig, check_number
+from phloem.codecs.importance import quarters_of, weighted_energy, weights_of
 from phloem.codecs.ratecontrol import Goal, Model, Trial, find
 from phloem.errors import ConfigError
-from phloem.kernels import Put, Step, backend
-from phloem.kernels.steps import STEP_BYTES, read_head
+from phloem.kernels import Put, Step, backend, efforts
+from phloem.kernels.steps import FLAG_DEPENDENT, STEP_BYTES, read_head
+from phloem.kernels.trellis import WEIGHT_SPARSE
 from phloem.tensors import Array, Layout
 
 Body = bytes  # inside the class that word is a field
+Effort = Literal["fast", "balanced", "best"]
+
+_log = logging.getLogger(__name__)
+
+#: The grid step of the dependent quantiser that `best` uses, in steps: it takes about as many bits as a scalar
+#: quantiser of one step.
+_GRID = 0.6
 
 #: A frame of fewer bytes carries nothing but overhead; smaller targets are raised to this.
 _SMALLEST_TARGET = 24.0
@@ -29,20 +40,61 @@ _QUANTISE_AGAIN_FROM = 0.1
 
 
 @dataclass(frozen=True)
+class _Encoder:
+    """Encodes of one update, or of a sample of it, at any step: the step is fitted to the largest magnitude."""
+
+    extent: float
+    importances: Sequence[int]
+    effort: Effort
+    held: Held
+
+    @property
+    def finest(self) -> float:
+        """By what the finest tensor's step is divided."""
+        return float(2.0 ** (max(self.importances, default=0) / 4.0))
+
+    def body(self, arrays: Sequence[Array], step: Step) -> tuple[Step, Body]:
+        """The fitted step and the body."""
+        extent = self.extent * max(1.0, 1.001 * self.finest) if self.importances else self.extent
+        kernels, importances = backend(), self.importances
+        if self.effort == "best":
+            grid = Step.near(_GRID * step.value).fitted(extent)
+            body = efforts.encode(
+                kernels, arrays, grid, "best", importances=importances, held=self.held, weight=WEIGHT_SPARSE
+            )
+            return Step.near(grid.value / _GRID), body
+        fitted = step.fitted(extent)
+        if self.effort == "fast":
+            return fitted, kernels.ecsq_encode(arrays, fitted, importances)
+        return fitted, efforts.encode(kernels, arrays, fitted, self.effort, importances=importances)
+
+    def quick(self) -> _Encoder | None:
+        """The encoder to search with before this one; None where this one is quick itself."""
+        return None if self.effort == "fast" else dataclasses.replace(self, effort="fast", held=None)
+
+
+@dataclass(frozen=True)
 class Ecsq(FromConfig):
     """Entropy-coded dead-zone quantisation; give exactly one of the four qualities.
 
     Args:
-        bits: wire bits per parameter of the body, met within 2 % from 0.25 bit up and about 5 % below,
-            where the size does not jump; a target below 24 bytes is raised to that, or small models would
-            never speak.
+        bits: wire bits per parameter of the body, met within 2 % from 0.25 bit up and about 5 % below, where the
+            size does not jump (a large tensor that changes its class can move it by 5 %); a target below 24
+            bytes is raised to that, or small models would never speak.
         bytes: the most bytes that the body may take, never exceeded; `wire.frame.pack` takes its own bytes off
             first, so there it is the frame that fits. As near below as `bits` comes.
         step: the quantiser step; it is rounded to at most twelve significant bits.
         nmse: squared error divided by the update's energy, met within 2 %.
-        effort: how hard the encoder works; version 0 has `fast`.
+        effort: how hard the encoder works: `fast`, at memory speed; `balanced`, with probabilities that adapt;
+            `best`, with several contexts mixed and dependent quantisation, which alone makes use of the hint
+            `held`.
+        importance: weights of the squared error by patterns of tensor names (`*`, `?`, `[...]`), such as
+            {"head*": 4.0}; where several match, their product counts, and where none does, 1. A tensor of weight
+            w gets the step divided by √w, to the nearest quarter of an octave. `nmse` is then the weighted
+            error divided by the weighted energy.
 
-    Error bound: at most 1.6 steps per value (the step that the body names, see `last_step`).
+    Error bound: at most 1.6 steps per value with `fast`, 3 with `balanced`, 4 with `best` (the step that the body
+    names, see `last_step`; divided by √w).
 
     >>> import numpy as np
     >>> layout = Layout.of({"w": np.zeros(1000)})
@@ -56,7 +108,8 @@ class Ecsq(FromConfig):
     bytes: int | None = None
     step: float | None = None
     nmse: float | None = None
-    effort: Literal["fast"] = "fast"
+    effort: Effort = "fast"
+    importance: Mapping[str, float] = field(default_factory=dict)
 
     name: ClassVar[str] = "ecsq"
     code: ClassVar[int] = 1
@@ -82,8 +135,16 @@ class Ecsq(FromConfig):
         check_number("codec 'ecsq'", given[0], getattr(self, given[0]), low, high)
         if self.bytes is not None and not isinstance(self.bytes, int):
             raise ConfigError(f"codec 'ecsq': 'bytes' must be a whole number, found {self.bytes!r}")
-        if self.effort != "fast":
-            raise ConfigError(f"codec 'ecsq' has no effort {self.effort!r}", hint="version 0 has 'fast'")
+        if self.effort not in get_args(Effort):
+            known = ", ".join(f"'{effort}'" for effort in get_args(Effort))
+            raise ConfigError(f"codec 'ecsq' has no effort {self.effort!r}", hint=f"known: {known}")
+        if not isinstance(self.importance, Mapping):
+            raise ConfigError(
+                f"codec 'ecsq': 'importance' must be a table, found {self.importance!r:.40}",
+                hint='for example importance = {"head*" = 4.0}',
+            )
+        for pattern, weight in self.importance.items():
+            check_number("codec 'ecsq'", f"importance.{pattern}", weight, 1e-6, 1e6)
 
     def encode(self, arrays: Sequence[Array], layout: Layout, hints: Hints = NO_HINTS) -> Body:
         """The body of these tensors; the hint `guess`, the step of a similar update, saves encodes.
@@ -103,53 +164,77 @@ class Ecsq(FromConfig):
                 )
         if extent == 0.0:
             return kernels.ecsq_encode(arrays, Step.near(self.step or guess or 1.0))
+        weights = weights_of(self.importance, layout)
+        if self.effort == "best" and kernels.NAME == "reference":
+            _log.warning("effort 'best' without native kernels takes a minute for a million parameters")
+        held = hints.held if self.effort == "best" else None
+        encoder = _Encoder(extent, quarters_of(weights, layout), self.effort, held)
         if self.step is not None:
-            return kernels.ecsq_encode(arrays, Step.near(self.step).fitted(extent))
+            return encoder.body(arrays, Step.near(self.step))[1]
         if guess is not None and not extent * 2.0**-25 < guess < extent * 4.0:
             guess = None  # nothing like this update
         if self.nmse is not None:
-            return self._meet_error(arrays, layout, extent, guess, self.nmse)
-        return self._meet_size(arrays, layout, extent, guess)
+            return self._meet_error(encoder, arrays, weights, guess, self.nmse)
+        return self._meet_size(encoder, arrays, guess)
 
-    def _meet_size(self, arrays: Sequence[Array], layout: Layout, extent: float, guess: float | None) -> Body:
-        target = float(self.bytes or max((self.bits or 0.0) * layout.size / 8.0, _SMALLEST_TARGET))
-        rate = 8.0 * target / layout.size
+    def _meet_size(self, encoder: _Encoder, arrays: Sequence[Array], guess: float | None) -> Body:
+        size = sum(array.size for array in arrays)
+        target = float(self.bytes or max((self.bits or 0.0) * size / 8.0, _SMALLEST_TARGET))
+        rate = 8.0 * target / size
         tolerance = max(0.015 if rate >= _FINE_FROM else 0.04, 1.5 / target)
-        kernels = backend()
 
-        def attempt(part: Sequence[Array], step: Step) -> Trial:
-            fitted = step.fitted(extent)
-            body = kernels.ecsq_encode(part, fitted)
-            share = sum(array.size for array in part) / layout.size
-            return Trial(fitted, body, math.log(len(body) / share))
+        def attempt(by: _Encoder, part: Sequence[Array], step: Step) -> Trial:
+            fitted, body = by.body(part, step)
+            return Trial(fitted, body, math.log(len(body) * size / sum(array.size for array in part)))
 
         # d ln(size) / d log2(step): a bit per parameter at high rates, steeper as coefficients die out
         slope = -1.0 / rate if rate >= 1.0 else -1.0 - 0.35 * math.log2(1.0 / rate)
         jump = max(0.1, math.log1p(_FEW_BYTES / target))
         goal = Goal(math.log(target), tolerance, slope, jump, excess=4.0, ceiling=self.bytes is not None)
-        found = find(attempt, arrays, goal, rate, guess, lambda: Model(arrays).step_for_bits(rate))
+        quick = encoder.quick()
+        found = find(
+            partial(attempt, encoder),
+            arrays,
+            goal,
+            rate,
+            guess,
+            lambda: Model(arrays).step_for_bits(rate),
+            None if quick is None else partial(attempt, quick),
+        )
         step = found.step
         while self.bytes is not None and len(found.body) > self.bytes:
-            step = Step.near(min(step.value * (1.0 + 2.0 * tolerance), 2.0 * extent))
-            found = attempt(arrays, step)
+            step = Step.near(min(step.value * (1.0 + 2.0 * tolerance), 4.0 * encoder.extent * encoder.finest))
+            found = attempt(encoder, arrays, step)
         return found.body
 
     def _meet_error(
-        self, arrays: Sequence[Array], layout: Layout, extent: float, guess: float | None, nmse: float
+        self,
+        encoder: _Encoder,
+        arrays: Sequence[Array],
+        weights: Sequence[float] | None,
+        guess: float | None,
+        nmse: float,
     ) -> Body:
         kernels = backend()
         target = min(nmse, 0.999)
 
-        def attempt(part: Sequence[Array], step: Step) -> Trial:
-            fitted = step.fitted(extent)
-            body = kernels.ecsq_encode(part, fitted)
-            decoded = kernels.ecsq_decode(body, [array.shape for array in part])
-            share = kernels.ecsq_energy(part, decoded) / max(kernels.ecsq_energy(part), 1e-300)
+        def attempt(by: _Encoder, part: Sequence[Array], step: Step) -> Trial:
+            fitted, body = by.body(part, step)
+            decoded = kernels.ecsq_decode(body, [array.shape for array in part], by.held)
+            energy = weighted_energy(part, None, weights)
+            share = weighted_energy(part, decoded, weights) / energy if energy else 0.0
             return Trial(fitted, body, math.log(max(share, 1e-300)) - math.log(max(1.0 - share, 1e-9)))
 
-        goal = Goal(math.log(target) - math.log(1.0 - target), 0.012, 1.4)
-        bits = 0.5 * math.log2(1.0 / target)
-        return find(attempt, arrays, goal, bits, guess, lambda: Model(arrays).step_for_error(target)).body
+        quick = encoder.quick()
+        return find(
+            partial(attempt, encoder),
+            arrays,
+            Goal(math.log(target) - math.log(1.0 - target), 0.012, 1.4),
+            0.5 * math.log2(1.0 / target),
+            guess,
+            lambda: Model(arrays).step_for_error(target),
+            None if quick is None else partial(attempt, quick),
+        ).body
 
     @classmethod
     def decode(cls, body: Body, layout: Layout, held: Held = None) -> list[Array]:
@@ -158,7 +243,7 @@ class Ecsq(FromConfig):
         Raises:
             FormatError: the bytes are not a body for this layout, to the last bit.
         """
-        return backend().ecsq_decode(body, [spec.shape for spec in layout.specs])
+        return backend().ecsq_decode(body, [spec.shape for spec in layout.specs], held)
 
     def within(self, size_bytes: int) -> Ecsq:
         """The same codec with another bound on the body's size.
@@ -201,7 +286,8 @@ class Ecsq(FromConfig):
         Raises:
             FormatError: the body does not begin with a step.
         """
-        return read_head(body)[0].value
+        step, flags = read_head(body)
+        return step.value / _GRID if flags & FLAG_DEPENDENT else step.value
 
     @staticmethod
     def maximum_bytes(layout: Layout) -> int:

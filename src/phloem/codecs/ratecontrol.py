@@ -96,6 +96,7 @@ def find(
     bits: float,
     guess: float | None,
     model: Callable[[], float],
+    quick: Attempt | None = None,
 ) -> Trial:
     """The trial on the whole of `arrays` that comes nearest to the goal; deterministic.
 
@@ -106,10 +107,11 @@ def find(
         bits: about how many bits per parameter that takes: how large a sample must be.
         guess: the step of an earlier, similar update.
         model: a step to begin with where there is no guess.
+        quick: an attempt that costs less and changes with the step in the same way, for the search.
     """
     size = sum(array.size for array in arrays)
     whole = _Trials(attempt, arrays)
-    if size <= WHOLE:
+    if size <= WHOLE and quick is None:
         tolerance = goal.tolerance / (2.0 if goal.ceiling else 1.0)
         whole.search(math.log2(guess or model()), goal, goal.aim, tolerance)
         return min(whole.all, key=goal.rank)
@@ -119,7 +121,8 @@ def find(
         if goal.met(trial):
             return trial
         stray = trial if abs(trial.measured - goal.aim) > _STRAY else None
-    sample = _Trials(attempt, thinned(arrays, max(2, int(size / max(_SAMPLE, _SAMPLE_BITS / bits)))))
+    every = 1 if size <= WHOLE else max(2, int(size / max(_SAMPLE, _SAMPLE_BITS / bits)))
+    sample = _Trials(quick or attempt, arrays if every == 1 else thinned(arrays, every))
     position = math.log2(guess or model())
     while len(whole.all) < MOST_ENCODES:
         telling = [trial for trial in whole.all if trial is not stray]

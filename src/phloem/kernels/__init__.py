@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from phloem.errors import ConfigError
 from phloem.kernels.decoder import Put
+from phloem.kernels.efforts import AdaptiveKernels, Held
 from phloem.kernels.steps import Step
 from phloem.kernels.threads import set_threads
 
@@ -30,7 +31,7 @@ _log = logging.getLogger(__name__)
 _chosen: list[Kernels] = []  # none or one
 
 
-class Kernels(Protocol):
+class Kernels(AdaptiveKernels, Protocol):
     """What both kernels offer. Arrays are C-contiguous float32; results are equal to the bit."""
 
     NAME: str
@@ -56,15 +57,19 @@ class Kernels(Protocol):
         """The body of these tensors at this step, finer by quarters of an octave where importances are given."""
         ...
 
-    def ecsq_decode(self, body: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> list[FloatArray]:
+    def ecsq_decode(
+        self, body: bytes | memoryview, shapes: Sequence[tuple[int, ...]], held: Held = None
+    ) -> list[FloatArray]:
         """The tensors of a body, or FormatError."""
         ...
 
-    def ecsq_decode_into(self, body: bytes | memoryview, arrays: Sequence[FloatArray], put: Put) -> None:
+    def ecsq_decode_into(
+        self, body: bytes | memoryview, arrays: Sequence[FloatArray], put: Put, held: Held = None
+    ) -> None:
         """Put the tensors of a body into arrays of zeros, or add or subtract them; or FormatError, nothing done."""
         ...
 
-    def ecsq_subtract_encoded(self, body: bytes, arrays: Sequence[FloatArray]) -> None:
+    def ecsq_subtract_encoded(self, body: bytes, arrays: Sequence[FloatArray], held: Held = None) -> None:
         """Subtract a body from the very arrays that it was encoded from: what its sender still owes."""
         ...
 
@@ -94,6 +99,20 @@ class Kernels(Protocol):
 
     def block_decode(self, body: Bytes, start: int, out: Bytes) -> int:
         """Fills `out` from the block at `start` of any kind but zstd; the position after it, or FormatError."""
+        ...
+
+    def trellis_quantise(
+        self, arrays: Sequence[FloatArray], step: Step, states: int, weight: int = ...
+    ) -> list[npt.NDArray[np.int32]]:
+        """The indices of every tensor, flat, chosen by dependent quantisation with 4 or 8 states."""
+        ...
+
+    def trellis_states(self, indices: npt.NDArray[np.int32], states: int) -> npt.NDArray[np.uint8]:
+        """The state in which each index of one tensor is coded."""
+        ...
+
+    def trellis_reconstruct(self, indices: npt.NDArray[np.int32], step: Step, states: int) -> FloatArray:
+        """The values of one tensor's indices, or ConfigError."""
         ...
 
 

@@ -23,22 +23,39 @@ def extent(arrays: Sequence[npt.NDArray[np.float32]], /) -> tuple[float, int]: .
 def energy(
     arrays: Sequence[npt.NDArray[np.float32]], others: Sequence[npt.NDArray[np.float32]], /
 ) -> float: ...
+def extent_of_sum(
+    arrays: Sequence[npt.NDArray[np.float32]],
+    others: Sequence[npt.NDArray[np.float32]],
+    sums: Sequence[npt.NDArray[np.float32]],
+) -> tuple[float, int]: ...
 def encode(
     arrays: Sequence[npt.NDArray[np.float32]],
+    pieces: npt.NDArray[np.int64],
     significand: int,
     exponent: int,
-    magnitude_highest: int,
-    step: float,
+    weighted: bool,
+    importances: Sequence[int],
+    threads: int,
     /,
 ) -> bytes: ...
 def decode(
     body: bytes,
-    outputs: Sequence[npt.NDArray[np.float32]],
+    arrays: Sequence[npt.NDArray[np.float32]],
+    pieces: npt.NDArray[np.int64],
     significand: int,
     exponent: int,
-    magnitude_highest: int,
-    step: float,
-    /,
+    weighted: bool,
+    put: int,
+    threads: int,
+) -> None: ...
+def subtract_encoded(
+    body: bytes,
+    arrays: Sequence[npt.NDArray[np.float32]],
+    pieces: npt.NDArray[np.int64],
+    significand: int,
+    exponent: int,
+    weighted: bool,
+    threads: int,
 ) -> None: ...
 def planes_split(
     words: npt.NDArray[np.uint8], itemsize: int, turned: bool, planes: npt.NDArray[np.uint8], /
@@ -65,3 +82,58 @@ def differences_merge(
 ) -> None: ...
 def block_encode(data: npt.NDArray[np.uint8], /) -> bytes: ...
 def block_decode(body: npt.NDArray[np.uint8], start: int, out: npt.NDArray[np.uint8], /) -> int: ...
+def load_logistic_tables(
+    stretch_middle: npt.NDArray[np.int16],
+    stretch_tail: npt.NDArray[np.int16],
+    squash: npt.NDArray[np.uint16],
+    log16: npt.NDArray[np.uint8],
+    rates: npt.NDArray[np.uint32],
+    priors: npt.NDArray[np.uint32],
+    /,
+) -> None: ...
+def adaptive_pack(
+    values: Sequence[npt.NDArray[np.float32]],
+    inverses: Sequence[float],
+    indices: Sequence[npt.NDArray[np.int32]],
+    held: Sequence[npt.NDArray[np.int8]],
+    shapes: Sequence[tuple[int, int]],
+    mixing: bool,
+    states: int,
+    highest: Sequence[int],
+    /,
+) -> bytes: ...
+def adaptive_unpack(
+    body: bytes,
+    indices: Sequence[npt.NDArray[np.int32]],
+    held: Sequence[npt.NDArray[np.int8]],
+    shapes: Sequence[tuple[int, int]],
+    mixing: bool,
+    states: int,
+    highest: Sequence[int],
+    /,
+) -> None: ...
+def adaptive_centres(
+    x: npt.NDArray[np.float32], indices: npt.NDArray[np.int32], inverse: float, states: int, /
+) -> list[int]: ...
+def adaptive_values(
+    indices: npt.NDArray[np.int32],
+    states: int,
+    values: npt.NDArray[np.float32],
+    step: float,
+    put: int,
+    out: npt.NDArray[np.float32],
+    /,
+) -> None: ...
+def trellis_quantise(
+    arrays: Sequence[npt.NDArray[np.float32]],
+    indices: Sequence[npt.NDArray[np.int32]],
+    states: int,
+    weight: int,
+    magnitude_highest: int,
+    step: float,
+    /,
+) -> None: ...
+def trellis_states(indices: npt.NDArray[np.int32], found: npt.NDArray[np.uint8], states: int, /) -> None: ...
+def trellis_reconstruct(
+    indices: npt.NDArray[np.int32], values: npt.NDArray[np.float32], states: int, step: float, /
+) -> int: ...

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from phloem.errors import ConfigError, FormatError
-from phloem.kernels import _native
+from phloem.kernels import _native, efforts
 from phloem.kernels.decoder import Put, check_parts
+from phloem.kernels.efforts import AdaptiveKernels, Held
+from phloem.kernels.logistic import logistic_tables
 from phloem.kernels.parts import partition
-from phloem.kernels.steps import FLAG_ALL_ZERO, FLAG_IMPORTANCE, Step, read_head, steps_of
-from phloem.kernels.tables import LADDER, tables
+from phloem.kernels.steps import FLAG_ALL_ZERO, FLAG_IMPORTANCE, MODEL_FLAGS, Step, read_head, steps_of
+from phloem.kernels.tables import LADDER, MAGNITUDE_HIGHEST, tables
 from phloem.kernels.threads import threads
+from phloem.kernels.trellis import WEIGHT_SPARSE, check_farthest, check_states, check_weight
 
 FloatArray = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.unsignedinteger]
+IndexArray = npt.NDArray[np.int32]
+HeldArray = npt.NDArray[np.int8]
 
 NAME = "native"
 
@@ -52,18 +59,22 @@ def ecsq_encode(arrays: Sequence[FloatArray], step: Step, importances: Sequence[
     return bytes(_native.encode(list(arrays), pieces, *fields))
 
 
-def ecsq_decode(body: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> list[FloatArray]:
+def ecsq_decode(
+    body: bytes | memoryview, shapes: Sequence[tuple[int, ...]], held: Held = None
+) -> list[FloatArray]:
     """The tensors of a body.
 
     Raises:
         FormatError: the bytes are not a body for these shapes, to the last bit.
     """
     arrays = [np.zeros(shape, dtype=np.float32) for shape in shapes]
-    ecsq_decode_into(body, arrays, "store")
+    ecsq_decode_into(body, arrays, "store", held)
     return arrays
 
 
-def ecsq_decode_into(body: bytes | memoryview, arrays: Sequence[FloatArray], put: Put) -> None:
+def ecsq_decode_into(
+    body: bytes | memoryview, arrays: Sequence[FloatArray], put: Put, held: Held = None
+) -> None:
     """Put the tensors of a body into arrays of zeros, or add them to arrays, or subtract them, in float32.
 
     Raises:
@@ -77,14 +88,23 @@ def ecsq_decode_into(body: bytes | memoryview, arrays: Sequence[FloatArray], put
         for array in arrays if put == "add" else ():
             np.add(array, np.float32(0), out=array)  # a negative zero becomes a positive one
         return
+    if flags & MODEL_FLAGS:
+        efforts.decode_into(_this(), data, arrays, put, held)
+        return
     _call(_native.decode, data, arrays, step, flags, _PUTS.index(put), threads())
 
 
-def ecsq_subtract_encoded(body: bytes, arrays: Sequence[FloatArray]) -> None:
+def ecsq_subtract_encoded(body: bytes, arrays: Sequence[FloatArray], held: Held = None) -> None:
     """Subtract a body from the very arrays that it was encoded from: what its sender still owes."""
     step, flags = read_head(body)
-    if flags != FLAG_ALL_ZERO:
+    if flags & MODEL_FLAGS:
+        efforts.decode_into(_this(), body, arrays, "subtract", held)
+    elif flags != FLAG_ALL_ZERO:
         _call(_native.subtract_encoded, body, arrays, step, flags, threads())
+
+
+def _this() -> AdaptiveKernels:
+    return cast(AdaptiveKernels, sys.modules[__name__])
 
 
 def _call(
@@ -158,6 +178,100 @@ def block_decode(body: Bytes, start: int, out: Bytes) -> int:
         raise FormatError(str(error), hint="The frame is damaged, or meant for another model.") from None
 
 
+def adaptive_centres(array: FloatArray, indices: IndexArray, step: Step, states: int) -> list[int]:
+    """Sums of |x| / step in 1024ths, and counts, of magnitudes one and two on either grid: eight numbers."""
+    inverse = np.float32(1.0) / np.float32(step.value)
+    return list(_native.adaptive_centres(array, indices, float(inverse), states))
+
+
+def adaptive_choose(
+    arrays: Sequence[FloatArray],
+    steps: Sequence[Step],
+    held: Sequence[HeldArray],
+    shapes: Sequence[tuple[int, int]],
+    mixing: bool,
+) -> tuple[bytes, list[IndexArray]]:
+    """The stream of indices that are chosen on the way, and the indices."""
+    indices = [np.empty(array.size, dtype=np.int32) for array in arrays]
+    highest = [step.magnitude_highest for step in steps]
+    inverses = [float(np.float32(1.0) / np.float32(step.value)) for step in steps]
+    data = _native.adaptive_pack(
+        list(arrays), inverses, indices, list(held), list(shapes), mixing, 0, highest
+    )
+    return bytes(data), indices
+
+
+def adaptive_pack(
+    indices: Sequence[IndexArray],
+    held: Sequence[HeldArray],
+    shapes: Sequence[tuple[int, int]],
+    mixing: bool,
+    states: int,
+) -> bytes:
+    """The stream of these indices."""
+    fields = (list(indices), list(held), list(shapes), mixing, states, [MAGNITUDE_HIGHEST] * len(shapes))
+    return bytes(_native.adaptive_pack([], [], *fields))
+
+
+def adaptive_unpack(
+    data: bytes,
+    held: Sequence[HeldArray],
+    shapes: Sequence[tuple[int, int]],
+    mixing: bool,
+    states: int,
+    highest: Sequence[int],
+) -> list[IndexArray]:
+    """The indices of a stream.
+
+    Raises:
+        FormatError: the bytes are not a stream for these shapes, to the last bit.
+    """
+    indices = [np.empty(rows * columns, dtype=np.int32) for rows, columns in shapes]
+    try:
+        _native.adaptive_unpack(data, indices, list(held), list(shapes), mixing, states, list(highest))
+    except _native.FormatError as error:
+        raise FormatError(str(error), hint="The frame is damaged, or meant for another model.") from None
+    return indices
+
+
+def adaptive_values(
+    indices: IndexArray, states: int, values: FloatArray, step: Step, put: Put, out: FloatArray
+) -> None:
+    """Put decoded values into a flat array; `values` are those of magnitudes one and two, even and odd."""
+    _native.adaptive_values(indices, states, values, step.value, _PUTS.index(put), out)
+
+
+def trellis_quantise(
+    arrays: Sequence[FloatArray], step: Step, states: int, weight: int = WEIGHT_SPARSE
+) -> list[IndexArray]:
+    """The indices of every tensor, flat. `step` is the grid step, `weight` what a bit may cost."""
+    check_states(states)
+    check_weight(weight)
+    indices = [np.empty(array.size, dtype=np.int32) for array in arrays]
+    _native.trellis_quantise(list(arrays), indices, states, weight, step.magnitude_highest, step.value)
+    return indices
+
+
+def trellis_states(indices: IndexArray, states: int) -> npt.NDArray[np.uint8]:
+    """The state in which each index of one tensor is coded."""
+    check_states(states)
+    found = np.empty(indices.size, dtype=np.uint8)
+    _native.trellis_states(indices, found, states)
+    return found
+
+
+def trellis_reconstruct(indices: IndexArray, step: Step, states: int) -> FloatArray:
+    """The values of one tensor's indices.
+
+    Raises:
+        ConfigError: an index beyond what the step may be multiplied by.
+    """
+    check_states(states)
+    values = np.empty(indices.size, dtype=np.float32)
+    check_farthest(_native.trellis_reconstruct(indices, values, states, step.value), step)
+    return values
+
+
 def simd_levels() -> tuple[str, ...]:
     """The SIMD levels of this processor, the lowest first; the highest is used."""
     return tuple(_native.simd_levels())
@@ -180,6 +294,15 @@ def _load() -> None:
         known.class_thresholds,
         known.class_offsets,
         np.array(LADDER, dtype=np.uint32),
+    )
+    logistic = logistic_tables()
+    _native.load_logistic_tables(
+        logistic.stretch_middle,
+        logistic.stretch_tail,
+        logistic.squash,
+        logistic.log16,
+        logistic.rates,
+        logistic.priors,
     )
 
 

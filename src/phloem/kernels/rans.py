@@ -1,8 +1,7 @@
 """Thirty-two interleaved rANS coders for many tokens under many fixed tables.
 
-The tokens of one table are a run; token `i` of a run belongs to lane `i % 32`. States stay in [2**15, 2**31)
-and give up sixteen bits at a time; every
-lane starts (at the encoder) and must end (at the decoder) with 2**15.
+The tokens of one table are a run; token `i` of a run belongs to lane `i % 32`. States stay in [2**15, 2**31) and
+give up sixteen bits at a time; every lane starts (at the encoder) and must end (at the decoder) with 2**15.
 
 Bytes: 32 states, little-endian 32-bit, then 16-bit little-endian words in the order in which the decoder
 asks for them: step by step, within a step from lane 0 up.

@@ -14,6 +14,11 @@ from phloem.kernels.tables import MAGNITUDE_HIGHEST
 FLAG_ALL_ZERO = 1
 #: A flag: tensors have steps of their own, given by their importances.
 FLAG_IMPORTANCE = 2
+#: Flags of the model (`efforts`): `balanced`, `best`, and `best` with an update that both ends hold.
+FLAG_BALANCED, FLAG_BEST, FLAG_HELD = 4, 8, 12
+MODEL_FLAGS = 12
+#: A flag, with a model's only: the quantiser is dependent (`trellis`), and the step is that of its grid.
+FLAG_DEPENDENT = 16
 #: An importance in quarters of an octave of the step is at most this, up or down.
 IMPORTANCE_REACH = 128
 #: A body begins with its step and flags.
@@ -131,7 +136,9 @@ def read_head(data: bytes) -> tuple[Step, int]:
     except ConfigError as error:
         raise FormatError(error.message, hint=_HINT) from None
     flags = number & 31
-    if flags not in (0, FLAG_ALL_ZERO, FLAG_IMPORTANCE):
+    if (flags & FLAG_ALL_ZERO and flags != FLAG_ALL_ZERO) or (
+        flags & FLAG_DEPENDENT and not flags & MODEL_FLAGS
+    ):
         raise FormatError(f"The body has unknown flags {flags:#x}.", hint=_HINT)
     if flags == FLAG_ALL_ZERO and len(data) != STEP_BYTES:
         raise FormatError(f"{len(data) - STEP_BYTES} bytes follow an all-zero body.", hint=_HINT)
