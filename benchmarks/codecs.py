@@ -17,7 +17,9 @@ import rates
 import speed
 import synthetic
 import updates
-from measuring import RESULTS, quiet, write
+from measuring import HERE, RESULTS, quiet, write
+from phloem.bench import bench_codecs, lines
+from phloem.bench.plot import write_plot
 
 
 def run_rates(options: argparse.Namespace) -> dict[str, Any]:
@@ -56,13 +58,13 @@ def _against(rows: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
 
 def _print_rates(found: dict[str, Any]) -> None:
     print(
-        f"{'effort':9s} {'NNCodec':8s} {'':5s} {'mean':>6s} {'worst ≤3':>9s} {'worst ≤4':>9s}  by NNCodec's bits"
+        f"{'effort':9s} {'NNCodec':8s} {'':5s} {'mean':>6s} {'worst ≤3':18s} {'worst ≤4':18s}  by NNCodec's bits"
     )
     for effort, one in found.items():
         for setting, against in one["against"].items():
             for kind in ("file", "wire"):
                 row = against[kind]
-                worst = [f"{w['ratio']:9.3f}" for w in row["worst_up_to"].values()]
+                worst = [f"{w['ratio']:.3f} {w['update']:12s}" for w in row["worst_up_to"].values()]
                 bands = "  ".join(f"{band} {ratio:.3f}" for band, ratio in row["bands"].items())
                 print(f"{effort:9s} {setting:8s} {kind:5s} {row['mean']:6.3f} {' '.join(worst)}  {bands}")
 
@@ -81,7 +83,30 @@ def run_speed(options: argparse.Namespace) -> dict[str, Any]:
     return answer
 
 
-PARTS = {"rates": run_rates, "synthetic": run_synthetic, "speed": run_speed}
+TABLE_UPDATES = ("gpt-mean", "gpt-residual", "cnn-early")  # the first one is drawn
+PLOT = HERE.parent / "docs" / "codecs.png"
+
+
+def run_table(options: argparse.Namespace) -> dict[str, Any]:
+    """Every codec at its settings, and the plot."""
+    answer: dict[str, Any] = {"updates": {}}
+    names = tuple(options.update or TABLE_UPDATES)
+    for name, update in updates.load(names).items():
+        rows = bench_codecs(update, progress=lambda label: print(label, file=sys.stderr, flush=True))
+        size = sum(array.size for array in update.values())
+        meaning = updates.UPDATES[name][0]
+        print(f"\n{name}, {size:,} parameters: {meaning}", *lines(rows), sep="\n")
+        answer["updates"][name] = {
+            "parameters": size,
+            "meaning": meaning,
+            "rows": [row.to_json() for row in rows],
+        }
+        if name == names[0] and not options.dry:
+            write_plot(rows, PLOT, f"{meaning}, {size:,} parameters")
+    return answer
+
+
+PARTS = {"rates": run_rates, "synthetic": run_synthetic, "speed": run_speed, "table": run_table}
 
 
 def main() -> None:

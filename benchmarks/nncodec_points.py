@@ -9,9 +9,9 @@ python benchmarks/updates.py
 Settings, all of NNCodec's coding tools that apply to one update: dependent (trellis) quantisation, adaptation of the
 arithmetic coder's parameters, row skipping, one step for every tensor (its default codes vectors at a step of 2e-6,
 which costs bits and buys no NMSE). `lambda_scale` weighs rate in the trellis. `nncodec.nn.encode` does not offer
-it and leaves it at 0, so that the trellis looks at the distortion alone; `nncodec.nnc.compress` does, and with it
-the same NMSE takes half the bits below 0.1 bit. Both are kept: `default` has lambda_scale 0; `best` marks the lower
-convex hull over every lambda_scale and QP tried, which is what a patient user gets.
+it and leaves it at 0, so that the trellis looks at the distortion alone; `nncodec.nnc.compress` does, and with it the
+same NMSE takes about half the bits below 0.1 bit. `rates.py` compares with both: `default` is lambda_scale 0, `best`
+the front over every lambda_scale and QP tried, which is what a patient user gets.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def points(update: dict[str, Any], scales: Sequence[float], label: str) -> list[
                     f"{label:14s} lambda_scale {scale} qp {qp} {one['bits']:.4f} bits, NMSE {one['nmse']:.5f}"
                 )
                 print(line, file=sys.stderr, flush=True)
-    return hull(found)
+    return found
 
 
 def speeds(update: dict[str, Any], targets: Sequence[float], runs: int = 5) -> list[dict[str, Any]]:
@@ -162,25 +162,6 @@ def speeds(update: dict[str, Any], targets: Sequence[float], runs: int = 5) -> l
                 seconds = {key: [one[key] for one in timed] for key in ("encode_s", "decode_s")}
                 rows.append({**timed[0], "target_bits": target, "parameters": size, **seconds})
     return rows
-
-
-def hull(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The points with `best` set on those of the lower convex hull of bits over NMSE."""
-    chain: list[dict[str, Any]] = []
-    for one in sorted(found, key=lambda p: (p["nmse"], p["bits"])):
-        if chain and one["bits"] >= chain[-1]["bits"]:
-            continue
-        while len(chain) > 1 and _turn(chain[-2], chain[-1], one) <= 0:
-            chain.pop()
-        chain.append(one)
-    kept = {id(one) for one in chain}
-    return [{**one, "best": id(one) in kept} for one in found]
-
-
-def _turn(a: dict[str, Any], b: dict[str, Any], c: dict[str, Any]) -> float:
-    """Positive where a, b, c turn left: b lies under the line from a to c."""
-    first = (b["nmse"] - a["nmse"]) * (c["bits"] - a["bits"])
-    return float(first - (b["bits"] - a["bits"]) * (c["nmse"] - a["nmse"]))
 
 
 def document(found: dict[str, list[dict[str, Any]]], sizes: dict[str, int]) -> str:

@@ -101,11 +101,18 @@ def test_a_large_update_is_cut_to_the_same_share_of_every_tensor() -> None:
     assert cut(update)["a"].shape == (400, 10)
 
 
-def test_the_sample_is_the_same_every_time() -> None:
-    first, words = sample_update()
-    second, _ = sample_update()
-    assert "parameters" in words or "values" in words
-    assert all((first[name] == second[name]).all() for name in first)
+def test_a_sample_is_at_hand_for_who_has_no_update() -> None:
+    update, words = sample_update()
+    assert ("parameters" in words) or ("values" in words)
+    assert sum(array.size for array in update.values()) > 100_000
+    assert all(np.isfinite(array).all() and array.any() for array in update.values())
+
+
+def test_made_up_values_are_the_same_every_time_and_of_many_scales() -> None:
+    matrix = UPDATE["weight"]
+    assert (matrix == heavy_tailed(40, 60)["weight"]).all()
+    rows = np.abs(matrix).mean(axis=1)
+    assert rows.max() > 3 * rows.min()
 
 
 def test_a_plot_is_a_png_with_something_in_it(rows: list[Row], tmp_path) -> None:

@@ -38,7 +38,10 @@ SETTINGS: Mapping[str, Sequence[Config]] = {
         {"stages": [{"codec": "topk", "fraction": 0.01}, {"codec": "int8"}]},
         {"stages": [{"codec": "topk", "fraction": 0.01, "scope": "chunk"}, {"codec": "bins", "bits": 2}]},
         {"stages": [{"codec": "hadamard"}, {"codec": "int4"}]},
-        {"stages": [{"codec": "lowrank", "rank": 4}, {"codec": "ecsq", "bits": 4.0}]},
+        *(
+            {"stages": [{"codec": "lowrank", "rank": rank}, {"codec": "ecsq", "bits": 3.0}]}
+            for rank in (1, 4, 16)
+        ),
         {"stages": [{"codec": "int8"}, {"codec": "zstd"}]},
     ],
 }
