@@ -16,6 +16,8 @@ from phloem import canonical
 from phloem import feedback as ef
 from phloem.errors import ConfigError, FormatError, StateError
 from phloem.feedback import Residual
+from phloem.masks import Kept, everything
+from phloem.pruning import marked, pruned
 from phloem.rounds import events
 from phloem.rounds.plan import LARGEST_VALUE, Choice, Plan, next_chain
 from phloem.tensors import Array, Layout, State, state_digest
@@ -36,13 +38,15 @@ class Work:
 class Position:
     """Where a site stands: how many merges it has applied, and what it holds after them.
 
-    `digest` is the state's, where it was compared with the coordinator's; `examples` is how many the update in
-    flight stands for, in case it has to be sent again.
+    `kept` are the weights that are not pruned, and so the layout of frames and of the residual. `digest` is the
+    state's, where it was compared with the coordinator's; `examples` is how many the update in flight stands
+    for, in case it has to be sent again.
     """
 
     round: int
     chain: bytes
     state: State
+    kept: Kept
     residual: Residual = field(default_factory=Residual)
     digest: str | None = None
     examples: int = 0
@@ -60,7 +64,7 @@ class Site:
                 f"site '{name}' starts from another model than the plan",
                 hint="check that every site has the same task, options, seed and library versions",
             )
-        self.at = Position(0, plan.genesis, state, digest=plan.initial_state)
+        self.at = Position(0, plan.genesis, state, everything(self.layout), digest=plan.initial_state)
 
     def receive(self, message: bytes) -> Work:
         """Applies the order's frames and settles the update in flight.
@@ -115,11 +119,11 @@ class Site:
             raise ConfigError(
                 f"site '{self.name}' trained a model of another shape: {error.message}"
             ) from error
-        update = self._clip(difference(after, self.layout.arrays(at.state)))
+        update = self._clip(at.kept.gather(difference(after, self.layout.arrays(at.state))))
         reason = self._unfit(update)
         if reason is not None:
             return replace(reply, status=Status.REFUSED, reason=reason).pack()
-        frame, residual = ef.send(at.residual, update, self._codec, self.layout)
+        frame, residual = ef.send(at.residual, update, self._codec, at.kept.layout)
         message = replace(reply, status=Status.UPDATE, examples=examples, frame=frame).pack()
         self.emit(
             events.UpdateSent(
@@ -159,10 +163,13 @@ class Site:
                 raise FormatError(f"an order's choice is not in the plan: {error.message}") from error
         return choice
 
-    def _settled(self, residual: Residual, round_number: int, accepted: bytes) -> Residual:
-        """The residual once the fate of the update sent in `round_number` is known."""
+    def _settled(self, at: Position, accepted: bytes, kept: Kept) -> Residual:
+        """The residual once the fate of the update in flight at `at` is known, for a trunk with the mask `kept`."""
         taken = self.plan.in_bitmap(accepted, self.name)
-        return ef.settle(residual, self.layout, accepted=taken)[0]
+        residual = ef.settle(at.residual, at.kept.layout, accepted=taken)[0]
+        if residual.owed is None:
+            return residual
+        return replace(residual, owed=kept.carry(residual.owed, at.kept))
 
     def _by_deltas(self, order: Order) -> Position:
         at = self.at
@@ -174,9 +181,12 @@ class Site:
                 raise StateError(
                     f"site '{self.name}' lacks the frames of rounds {at.round} to {round_number - 1}"
                 )
-            state = add(at.state, self.plan.admit(item.frame, self.layout).decode())
+            decoded = self.plan.admit(item.frame, at.kept.layout).decode()
+            state = add(at.state, at.kept.scatter(decoded))
+            plan, number = self.plan, at.round + 1
+            state, kept = pruned(plan.prune, state, self.layout, number, plan.seed, at.kept)
             chain = next_chain(at.chain, item.accepted, item.frame)
-            at = Position(at.round + 1, chain, state, self._settled(at.residual, at.round, item.accepted))
+            at = Position(number, chain, state, kept, self._settled(at, item.accepted, kept))
         return at
 
     def _by_key_frame(self, order: Order) -> Position:
@@ -186,8 +196,9 @@ class Site:
         key = self.plan.admit(item.frame, self.layout, key_frame=True)
         assert order.key_chain is not None
         known = item.accepted if order.start == at.round else self.plan.bitmap(set())
-        residual = self._settled(at.residual, at.round, known)
-        return Position(order.round, order.key_chain, self.layout.named(key.decode()), residual)
+        state = self.layout.named(key.decode())
+        kept = marked(self.plan.prune, state, self.layout, order.round)
+        return Position(order.round, order.key_chain, state, kept, self._settled(at, known, kept))
 
     def save(self) -> tuple[dict[str, Any], dict[str, Array], State]:
         """Where the site stands, as (facts, residual arrays, state), for a store."""
@@ -205,13 +216,14 @@ class Site:
 
     def load(self, facts: dict[str, Any], owed: dict[str, Array], state: State) -> None:
         """Stands again where `save` was called."""
+        kept = marked(self.plan.prune, state, self.layout, facts["round"])
         residual = Residual(
-            tuple(self.layout.arrays(owed)) if owed else None,
+            tuple(kept.layout.arrays(owed)) if owed else None,
             None if facts["sent"] is None else bytes.fromhex(facts["sent"]),
             facts["step"],
         )
         chain, digest, examples = bytes.fromhex(facts["chain"]), facts["digest"], facts["examples"]
-        self.at = Position(facts["round"], chain, state, residual, digest, examples)
+        self.at = Position(facts["round"], chain, state, kept, residual, digest, examples)
 
 
 def difference(after: list[Array], before: list[Array]) -> list[Array]:
