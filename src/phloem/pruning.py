@@ -17,7 +17,7 @@ Specification. A trunk of number R has R merges behind it.
 - A pruned weight is −0.0 in the trunk; a kept zero is +0.0. So the mask is part of the state: its digest covers the
   mask, a key-frame carries it, a resumed run reads it there. (−0.0 is the neutral element of IEEE addition, and no
   sum of other numbers gives it, so merging never makes or unmakes a mark.)
-- A frame carries only kept weights: a tensor with a mask travels as a vector of its kept weights in order.
+- A frame carries only kept weights, in the layout `Kept.layout`.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Model(FromConfig):
     """A whole model (not an update): matrices by `weights`, tensors of fewer than two dimensions by `vectors`.
 
     Zero weights of matrices take no place among the others: where they are many, an entropy-coded mask says where
-    they are, and each matrix then travels as the vector of its other weights. Biases and norms are few and
+    they are, and only the others travel. Biases and norms are few and
     sensitive, so they are kept as float32 unless told otherwise. With the defaults it is exact to the bit; that is
     how the whole state of a pruned model travels.
 
@@ -42,10 +42,9 @@ class Model(FromConfig):
         byte 0      0 no mask · 1 the masked weights are +0.0 · 2 they are −0.0
         byte 1, 2   the codes of the two codecs, neither of them this one
         if a mask   varint n · n bytes, one zstd frame that declares its size: a bit for every weight of the matrices
-                    in the layout's order, lowest bit first, 1 where it is kept, 0 in the padding. A matrix that keeps
-                    all its weights keeps its shape, any other is a vector of those it keeps
+                    in the layout's order, lowest bit first, 1 where it is kept, 0 in the padding
         if vectors  varint m · m bytes, the body of the tensors of fewer than two dimensions
-        rest        the body of the matrices' kept weights, if there are matrices
+        rest        the body of the matrices' kept weights, if there are matrices, in the layout `Kept.layout`
 
     >>> import numpy as np
     >>> layout = Layout.of({"w": np.zeros((4, 4))})
