@@ -4,6 +4,7 @@
 #   make test      set up, then the quick tests
 #   make check     format, lint, types, layers
 #   make test-all  every test: slow ones, and those that need a service such as a browser
+#   make fuzz      the native decoders under sanitisers, 20 seconds each (needs clang); SECONDS_EACH=600 for longer
 #   make clean     remove what was built (not .venv); `make distclean` removes .venv too
 
 SHELL := /bin/bash
@@ -30,7 +31,7 @@ DEPENDENCIES := $(VENV)/dependencies.stamp
 PACKAGE := $(VENV)/package.stamp
 NATIVE := $(wildcard CMakeLists.txt) $(shell find native -type f 2>/dev/null | sort)
 
-.PHONY: help demo test test-all check format env native clean distclean
+.PHONY: help demo test test-all check fuzz format env native clean distclean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -77,6 +78,10 @@ check: $(PACKAGE)
 	@failed=; for tool in "ruff format --check ." "ruff check ." "mypy" "lint-imports"; do \
 		echo "$$tool"; $(BIN)/$$tool || failed="$$failed [$$tool]"; done; \
 		if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
+
+SECONDS_EACH ?= 20
+fuzz: $(PACKAGE)
+	$(BIN)/python tools/fuzz.py --seconds $(SECONDS_EACH)
 
 format: $(PACKAGE)
 	$(BIN)/ruff format .

@@ -93,7 +93,7 @@ def test_what_is_not_finite_in_float32_is_refused_by_name(call: dict[str, Any], 
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        ({}, "exactly one of 'bits', 'step' and 'nmse'"),
+        ({}, "exactly one of 'bits', 'bytes', 'step' and 'nmse'"),
         ({"bits": 1.0, "nmse": 0.1}, "exactly one of"),
         ({"bits": -1.0}, "'bits' must lie between"),
         ({"bits": "1"}, "'bits' must be a number"),

@@ -66,7 +66,7 @@ def test_every_default_is_written_out() -> None:
     assert table["server"] == {
         "name": "sgd", "learning_rate": 1.0, "momentum": 0.9, "beta2": 0.99, "epsilon": 0.001,
     }  # fmt: skip
-    assert table["run"] == {"workers": 0, "keep_updates": True, "snapshot_every": 1}
+    assert table["run"] == {"workers": 0, "keep_updates": True, "snapshot_every": 1, "residuals": "memory"}
 
 
 UNKNOWN = [

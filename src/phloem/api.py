@@ -17,6 +17,7 @@ def codec_for(
     codec: str = "ecsq",
     *,
     bits: float | None = None,
+    bytes: int | None = None,
     step: float | None = None,
     nmse: float | None = None,
     effort: str = "fast",
@@ -25,23 +26,24 @@ def codec_for(
     """The codec that a call of `encode` asks for.
 
     Raises:
-        ConfigError: an unknown codec or option, or not exactly one of bits, step and nmse for `ecsq`.
+        ConfigError: an unknown codec or option, or not exactly one of bits, bytes, step and nmse for `ecsq`.
     """
-    if codec != "ecsq":
-        given = [key for key, value in (("bits", bits), ("step", step), ("nmse", nmse)) if value is not None]
-        if given:
-            raise ConfigError(f"codec '{codec}' has no '{given[0]}'", hint="only 'ecsq' has a quality knob")
-        return codec_from({"codec": codec, **options})
-    quality = {
-        key: value for key, value in (("bits", bits), ("step", step), ("nmse", nmse)) if value is not None
-    }
-    return codec_from({"codec": codec, "effort": effort, **quality, **options})
+    knobs = {"bits": bits, "bytes": bytes, "step": step, "nmse": nmse}
+    quality = {key: value for key, value in knobs.items() if value is not None}
+    if codec == "ecsq":
+        return codec_from({"codec": codec, "effort": effort, **quality, **options})
+    if quality:
+        raise ConfigError(
+            f"codec '{codec}' has no '{next(iter(quality))}'", hint="only 'ecsq' has a quality knob"
+        )
+    return codec_from({"codec": codec, **options})
 
 
 def encode(
     update: Mapping[str, Any],
     *,
     bits: float | None = None,
+    bytes: int | None = None,
     step: float | None = None,
     nmse: float | None = None,
     effort: str = "fast",
@@ -53,10 +55,11 @@ def encode(
     Args:
         update: float tensors; they are coded as float32.
         bits: the wanted bits per parameter, names and shapes not counted.
+        bytes: the most bytes that the whole frame may take, names and shapes included.
         step: the quantiser step, in the update's own unit.
         nmse: the wanted Σ(error)² ÷ Σ(update)².
         effort: how hard the encoder works at equal quality.
-        codec: "ecsq" (needs one of bits, step, nmse), "none", "bf16", "int8", "topk" or "sign".
+        codec: "ecsq" (needs one of bits, bytes, step, nmse), "none", "bf16", "int8", "topk" or "sign".
         options: the other fields of the codec, such as `fraction` for "topk".
 
     Raises:
@@ -69,7 +72,7 @@ def encode(
     (64, 64)
     """
     layout = Layout.of(update)
-    chosen = codec_for(codec, bits=bits, step=step, nmse=nmse, effort=effort, **options)
+    chosen = codec_for(codec, bits=bits, bytes=bytes, step=step, nmse=nmse, effort=effort, **options)
     return frames.pack(chosen, layout.arrays(update), layout, with_layout=True)
 
 

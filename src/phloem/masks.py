@@ -88,7 +88,7 @@ class Kept:
 
     def carry(self, owed: Sequence[Array], before: Kept) -> tuple[Array, ...]:
         """What is owed under the mask `before`, under this one: nothing to weights that went or have just come."""
-        if self is before:
+        if self is before or not (self.any_masked or before.any_masked):
             return tuple(owed)
         carried = self.gather(before.scatter(owed))
         return tuple(np.asarray(array + np.float32(0.0)) for array in carried)  # no −0.0 among what is owed

@@ -141,15 +141,20 @@ class Running:
 
     `workers`: 0 trains in this process, n > 0 in n processes. `keep_updates`: whether the sites' frames stay in the
     run directory (a replay needs them). `snapshot_every`: rounds between two points that a resume can start from.
+    `residuals`: where sites that are not at work keep their residual and their task's memory, in "memory" or on
+    "disk"; on disk, a thousand sites of one machine need no more memory than ten.
     """
 
     workers: int = 0
     keep_updates: bool = True
     snapshot_every: int = 1
+    residuals: str = "memory"
 
     def __post_init__(self) -> None:
         check_number("[run]", "workers", self.workers, 0, 256)
         check_number("[run]", "snapshot_every", self.snapshot_every, 1, 1_000_000)
+        if self.residuals not in ("memory", "disk"):
+            raise ConfigError(f"[run]: 'residuals' must be 'memory' or 'disk', found {self.residuals!r:.40}")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from phloem.codecs.base import Codec, Hints
 from phloem.codecs.ecsq import Ecsq
 from phloem.codecs.registry import codec_from
 from phloem.errors import ConfigError, FormatError
+from phloem.kernels import Step
 from phloem.tensors import Array, Layout
+from phloem.wire import frame as frames
 
 
 @pytest.fixture(params=["reference", "native"])
@@ -202,3 +204,67 @@ def test_the_codec_keeps_the_protocol_and_its_configuration() -> None:
 def test_a_head_that_is_no_step_is_refused(body: bytes) -> None:
     with pytest.raises(FormatError):
         Ecsq.last_step(body)
+
+
+def _large() -> tuple[Layout, list[Array]]:
+    """Heavy tails times row and column scales, more than are searched as they are."""
+    rng = np.random.default_rng(3)
+    scales = np.exp(rng.standard_normal((600, 1))) * np.exp(rng.standard_normal((1, 400)))
+    tensors = {"w": (rng.standard_t(4, size=(600, 400)) * scales).astype(np.float32)}
+    tensors["b"] = rng.standard_normal(900).astype(np.float32)
+    layout = Layout.of(tensors)
+    return layout, layout.arrays(tensors)
+
+
+class _Counting:
+    """The chosen kernels, and how many encodes of so many parameters were asked for."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.whole = size, 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(kernels.backend(), name)
+
+    def ecsq_encode(self, arrays: list[Array], step: Step) -> bytes:
+        self.whole += sum(array.size for array in arrays) == self.size
+        return kernels.backend().ecsq_encode(arrays, step)
+
+
+@pytest.mark.parametrize("goal", [{"bits": 0.02}, {"bits": 0.1}, {"bits": 0.5}, {"bits": 3.0}, {"nmse": 0.3}])
+@pytest.mark.parametrize("guess", [None, 0.9, 1.1, 3.0])
+def test_a_goal_is_met_with_at_most_three_encodes_of_a_large_update(
+    goal: dict[str, float], guess: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, arrays = _large()
+    monkeypatch.setattr("phloem.codecs.ratecontrol.WHOLE", 1 << 17)
+    codec = Ecsq(**goal)  # type: ignore[arg-type]
+    found = Ecsq.last_step(codec.encode(arrays, layout))
+    counting = _Counting(layout.size)
+    monkeypatch.setattr("phloem.codecs.ecsq.backend", lambda: counting)
+    body = codec.encode(arrays, layout, Hints(guess=guess and guess * found))
+    assert counting.whole <= 3
+    if "nmse" in goal:
+        assert abs(_nmse(arrays, codec.decode(body, layout)) / goal["nmse"] - 1) <= 0.02
+    else:
+        target = goal["bits"] * layout.size / 8
+        assert abs(len(body) / target - 1) <= (0.02 if goal["bits"] >= 0.25 else max(0.05, 64 / target))
+
+
+@pytest.mark.parametrize("size", [3, 4, 10, 30, 100, 1000, 30_000, 200_000, 10_000_000])
+@pytest.mark.parametrize("kind", ["student", "gaussian", "equal"])
+def test_a_bound_on_bytes_is_never_exceeded(size: int, kind: str) -> None:
+    layout, arrays = _update(kind)
+    body = Ecsq(bytes=size).encode(arrays, layout)
+    assert len(body) <= size
+    if kind != "equal" and 1000 <= size <= 30_000:
+        assert len(body) >= 0.93 * size
+
+
+def test_a_bound_that_no_frame_keeps_is_refused_with_the_least_that_one_takes() -> None:
+    layout, arrays = _update()
+    assert len(frames.pack(Ecsq(bytes=9), arrays, layout)) == 9
+    with pytest.raises(ConfigError, match="8 bytes are too few: a frame with nothing in it takes 9"):
+        frames.pack(Ecsq(bytes=8), arrays, layout)
+    with pytest.raises(ConfigError, match="too few"):
+        frames.pack(Ecsq(bytes=40), arrays, layout, with_layout=True)
+    assert len(frames.pack(Ecsq(bytes=2000), arrays, layout, with_layout=True)) <= 2000

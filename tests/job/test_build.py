@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -305,7 +306,9 @@ def test_sites_that_diverge_stop_the_run(tmp_path: Path, monkeypatch: pytest.Mon
         answer = deliver(host, name, order)
         site = host.sites[name]
         if name == "site-1" and site.at.round == 1:
-            site.at.state["bias"].view(np.uint32)[0] ^= 1 << 20
+            bias = site.at.state["bias"].copy()
+            bias.view(np.uint32)[0] ^= 1 << 20
+            site.at = dataclasses.replace(site.at, state={**site.at.state, "bias": bias})
         return answer
 
     monkeypatch.setattr(Host, "deliver", with_a_flipped_bit)

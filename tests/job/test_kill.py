@@ -106,7 +106,16 @@ def test_a_run_killed_in_the_middle_of_writing_ends_the_same(tmp_path: Path, uni
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sections", [{}, {"run": {"snapshot_every": 3}}, {"run": {"workers": 2}}], ids=str)
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"run": {"snapshot_every": 3}},
+        {"run": {"workers": 2}},
+        {"run": {"workers": 2, "residuals": "disk", "snapshot_every": 2}},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_run_killed_at_many_random_writes_ends_the_same(
     tmp_path: Path, uninterrupted: Any, sections: dict[str, Any], seed: int

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from phloem.errors import ConfigError, StateError
+from phloem.engines.shelf import Shelf, read_tensors
+from phloem.errors import ConfigError
 from phloem.recipe import Recipe
 from phloem.rounds import events
 from phloem.rounds.merge import MergeRule
@@ -98,13 +97,25 @@ class Host:
         self.task = load_task_of(recipe)
         state = initial_state_of(self.task, recipe)
         self.plan = plan_for(recipe, state)
-        self.sites = {name: Site(name, self.plan, state, emit) for name in sites}
+        self.trunks: dict[bytes, State] = {}
+        self._trunks_room = 4
+        self.sites = {name: Site(name, self.plan, state, emit, self.trunks) for name in sites}
         self.shards = {name: self.task.shard(name) for name in sites}
         self.memory: dict[str, Memory] = {name: {} for name in sites}
+        self.shelf: Shelf | None = None
+        self.spills = False
+        self._moved: set[str] = set()  # sites that own something else than the shelf has
 
     def deliver(self, name: str, order: bytes) -> Answer:
         """Lets one site apply an order, train if asked to, and reply."""
-        site = self.sites[name]
+        self._pick_up(name)
+        try:
+            return self._deliver(name, self.sites[name], order)
+        finally:
+            self._put_down(name)
+            self._forget_trunks()
+
+    def _deliver(self, name: str, site: Site, order: bytes) -> Answer:
         started = time.perf_counter()
         work = site.receive(order)
         received = time.perf_counter()
@@ -113,7 +124,7 @@ class Host:
         seed = seed_for(self.recipe.seed, "train", name, work.round)
         start = {tensor: array.copy() for tensor, array in site.at.state.items()}
         trained, memory, examples, metrics = self.task.train(
-            start, self.shards[name], self.memory[name], seed, site=name, keep=site.at.kept.by_name()
+            start, self.shards[name], self.memory[name], seed, site=name, keep=site.kept.by_name()
         )
         finished = time.perf_counter()
         message = site.reply(trained, examples)
@@ -122,33 +133,69 @@ class Host:
         codec_seconds = (received - started) + (time.perf_counter() - finished)
         return Answer(message, finished - received, codec_seconds, metrics)
 
+    def _forget_trunks(self) -> None:
+        """Lets go of states that no site stands on any more."""
+        if len(self.trunks) <= self._trunks_room:
+            return
+        needed = {site.at.chain for site in self.sites.values()}
+        for chain in set(self.trunks) - needed:
+            del self.trunks[chain]
+        self._trunks_room = len(self.trunks) + 4
+
+    def spill_to(self, store: Store) -> None:
+        """From now on residuals and memories of sites that are not at work lie in `store`, not in memory."""
+        self.shelf, self.spills = Shelf(store), True
+
+    def _pick_up(self, name: str) -> None:
+        if self.spills and self.shelf is not None and name in self.shelf:
+            owed, self.memory[name] = self.shelf.take(name)
+            self.sites[name].own(owed)
+
+    def _put_down(self, name: str) -> None:
+        self._moved.add(name)
+        if self.spills and self.shelf is not None:
+            self._put(self.shelf, name)
+            self.sites[name].own({})
+            self.memory[name] = {}
+
+    def _put(self, shelf: Shelf, name: str) -> None:
+        shelf.put(name, self.sites[name].owned(), self.memory[name])
+        self._moved.discard(name)
+
+    def _shelf_in(self, store: Store) -> Shelf:
+        if self.shelf is None or self.shelf.store.root != store.root:
+            self.shelf, self.spills = Shelf(store), False
+            self._moved = set(self.sites)
+        return self.shelf
+
     def save(self, store: Store) -> dict[str, dict[str, Any]]:
         """Puts what only these sites know into `store`; gives for each the digests to find it by."""
+        shelf = self._shelf_in(store)
+        trunks: dict[str, str] = {}
         saved = {}
         for name, site in self.sites.items():
-            facts, owed, state = site.save()
-            saved[name] = facts | {
-                "state": store.put(save_tensors(state)),
-                "owed": store.put(save_tensors(owed)),
-                "memory": store.put(save_tensors(self.memory[name])),
-            }
+            if name in self._moved or name not in shelf:
+                self._put(shelf, name)
+            facts, _, _ = site.save()
+            if facts["chain"] not in trunks:
+                trunks[facts["chain"]] = store.put(save_tensors(site.at.state))
+            saved[name] = facts | {"state": trunks[facts["chain"]]}
+        for name, digest in shelf.pin(self.sites).items():
+            saved[name]["owns"] = digest
         return saved
 
     def load(self, store: Store, saved: dict[str, dict[str, Any]]) -> None:
         """Stands again where `save` was called."""
+        shelf = self._shelf_in(store)
+        trunks: dict[str, State] = {}
         for name, site in self.sites.items():
             facts = saved[name]
-            site.load(facts, read_tensors(store, facts["owed"]), read_tensors(store, facts["state"]))
-            self.memory[name] = read_tensors(store, facts["memory"])
-
-
-def read_tensors(store: Store, digest: str) -> dict[str, Any]:
-    """The tensors in a safetensors blob.
-
-    Raises:
-        StateError: the blob is not safetensors.
-    """
-    try:
-        return dict(load_tensors(store.get(digest)))
-    except SafetensorError as error:
-        raise StateError(f"blob {digest[:12]} of the snapshot is damaged: {error}") from error
+            if facts["state"] not in trunks:
+                trunks[facts["state"]] = read_tensors(store, facts["state"])
+            site.load(facts, {}, trunks[facts["state"]])
+            shelf.adopt(name, facts["owns"])
+            if not self.spills:
+                owed, self.memory[name] = shelf.take(name)
+                site.own(owed)
+        self._moved.clear()
+        shelf.pin(self.sites)

@@ -60,6 +60,11 @@ class LocalEngine:
 
         return dict(sorted(self._by_host(through)))
 
+    def spill_to(self, store: Store) -> None:
+        """From now on what sites own besides the trunk lies in `store` while they are not at work."""
+        for host in self.hosts:
+            host.spill_to(store)
+
     def save(self, store: Store) -> dict[str, dict[str, Any]]:
         """What every site needs to stand again where it is, as digests in `store`."""
         return dict(sorted(self._by_host(lambda host: host.save(store).items())))

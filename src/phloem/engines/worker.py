@@ -82,6 +82,11 @@ class WorkerHost:
         head, message = self._answer()
         return Answer(message, head["train_seconds"], head["codec_seconds"], head["metrics"])
 
+    def spill_to(self, store: Store) -> None:
+        """As `Host.spill_to`."""
+        self._send({"do": "spill", "store": str(store.root)})
+        self._answer()
+
     def save(self, store: Store) -> dict[str, dict[str, Any]]:
         """As `Host.save`."""
         self._send({"do": "save", "store": str(store.root)})
@@ -154,7 +159,10 @@ def _do(
     store = Store(head["store"])
     if head["do"] == "save":
         return host, {"saved": host.save(store)}, b""
-    host.load(store, head["saved"])
+    if head["do"] == "spill":
+        host.spill_to(store)
+    else:
+        host.load(store, head["saved"])
     return host, {}, b""
 
 

@@ -11,8 +11,9 @@ from safetensors.numpy import load_file
 
 from phloem import canonical
 from phloem.codecs.casts import NoCompression
-from phloem.engines.host import initial_state_of, load_task_of, plan_for, read_tensors
+from phloem.engines.host import initial_state_of, load_task_of, plan_for
 from phloem.engines.local import LocalEngine
+from phloem.engines.shelf import read_tensors
 from phloem.errors import ConfigError, StateError
 from phloem.job.directory import Marker, RunDirectory, claimed, reading
 from phloem.job.record import read_summary
@@ -42,6 +43,7 @@ def start(
     with contextlib.closing(LocalEngine(recipe, emit)) as engine:
         directory = RunDirectory.create(root, recipe, plan, data_digest(task), claims)
         head = _genesis(directory, recipe, plan, state, data_digest(task))
+        _spill(engine, recipe, directory)
         coordinator = Coordinator(plan, state, emit)
         return Runner(recipe, directory, coordinator, engine, task, watch, [], head).run()
 
@@ -100,6 +102,7 @@ def _go_on(
         directory.keep_records([])
         head = _genesis(directory, original, plan, state, data)
         with contextlib.closing(LocalEngine(recipe, emit)) as engine:
+            _spill(engine, recipe, directory)
             return Runner(recipe, directory, coordinator, engine, task, watch, [], head).run()
     private = directory.private
     with reading(f"the snapshot of {root}"):
@@ -118,9 +121,15 @@ def _go_on(
         directory.store.get(head)
     directory.keep_records(records)
     with contextlib.closing(LocalEngine(recipe, emit)) as engine:
+        _spill(engine, recipe, directory)
         with reading(f"the snapshot of {root}"):
             engine.load(private, sites)
         return Runner(recipe, directory, coordinator, engine, task, watch, records, head).run()
+
+
+def _spill(engine: LocalEngine, recipe: Recipe, directory: RunDirectory) -> None:
+    if recipe.run.residuals == "disk":
+        engine.spill_to(directory.private)
 
 
 def read(root: Path) -> Run:

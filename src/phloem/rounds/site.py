@@ -16,7 +16,7 @@ from phloem import canonical
 from phloem import feedback as ef
 from phloem.errors import ConfigError, FormatError, StateError
 from phloem.feedback import Residual
-from phloem.masks import Kept, everything
+from phloem.masks import Kept
 from phloem.pruning import marked, pruned
 from phloem.rounds import events
 from phloem.rounds.plan import LARGEST_VALUE, Choice, Plan, next_chain
@@ -38,15 +38,13 @@ class Work:
 class Position:
     """Where a site stands: how many merges it has applied, and what it holds after them.
 
-    `kept` are the weights that are not pruned, and so the layout of frames and of the residual. `digest` is the
-    state's, where it was compared with the coordinator's; `examples` is how many the update in flight stands
-    for, in case it has to be sent again.
+    `digest` is the state's, where it was compared with the coordinator's; `examples` is how many the update in
+    flight stands for, in case it has to be sent again. The residual has the layout of the kept weights.
     """
 
     round: int
     chain: bytes
     state: State
-    kept: Kept
     residual: Residual = field(default_factory=Residual)
     digest: str | None = None
     examples: int = 0
@@ -55,8 +53,16 @@ class Position:
 class Site:
     """One site of a run. `receive` an order, train if it says so, `reply` with the trained state."""
 
-    def __init__(self, name: str, plan: Plan, state: State, emit: events.Emit = events.ignore) -> None:
-        self.name, self.plan, self.emit = name, plan, emit
+    def __init__(
+        self,
+        name: str,
+        plan: Plan,
+        state: State,
+        emit: events.Emit = events.ignore,
+        trunks: dict[bytes, State] | None = None,
+    ) -> None:
+        """`trunks` are states by chain id: sites of one process that decoded the same bits keep them once."""
+        self.name, self.plan, self.emit, self.trunks = name, plan, emit, trunks
         self.layout = Layout.of(state)
         self.index = plan.index(name)
         if self.layout.digest != plan.layout or state_digest(state) != plan.initial_state:
@@ -64,7 +70,7 @@ class Site:
                 f"site '{name}' starts from another model than the plan",
                 hint="check that every site has the same task, options, seed and library versions",
             )
-        self.at = Position(0, plan.genesis, state, everything(self.layout), digest=plan.initial_state)
+        self.at = self._shared(Position(0, plan.genesis, state, digest=plan.initial_state))
 
     def receive(self, message: bytes) -> Work:
         """Applies the order's frames and settles the update in flight.
@@ -89,6 +95,7 @@ class Site:
                 hint="the two ends run different decoders: compare library and kernel versions",
             )
         choice = self._choice(order)
+        at = self._shared(at)
         self.emit(events.StateReached(order.round, self.name, at.chain.hex(), digest))
         self.at, self._codec = replace(at, digest=digest), choice.codec
         train = order.train and at.residual.sent is None
@@ -119,11 +126,12 @@ class Site:
             raise ConfigError(
                 f"site '{self.name}' trained a model of another shape: {error.message}"
             ) from error
-        update = self._clip(at.kept.gather(difference(after, self.layout.arrays(at.state))))
+        kept = self.kept
+        update = self._clip(kept.gather(difference(after, self.layout.arrays(at.state))))
         reason = self._unfit(update)
         if reason is not None:
             return replace(reply, status=Status.REFUSED, reason=reason).pack()
-        frame, residual = ef.send(at.residual, update, self._codec, at.kept.layout)
+        frame, residual = ef.send(at.residual, update, self._codec, kept.layout)
         message = replace(reply, status=Status.UPDATE, examples=examples, frame=frame).pack()
         self.emit(
             events.UpdateSent(
@@ -163,13 +171,21 @@ class Site:
                 raise FormatError(f"an order's choice is not in the plan: {error.message}") from error
         return choice
 
-    def _settled(self, at: Position, accepted: bytes, kept: Kept) -> Residual:
-        """The residual once the fate of the update in flight at `at` is known, for a trunk with the mask `kept`."""
+    @property
+    def kept(self) -> Kept:
+        """The weights that are not pruned: the layout of frames, and of the residual."""
+        return self._kept(self.at.state, self.at.round)
+
+    def _kept(self, state: State, number: int) -> Kept:
+        return marked(self.plan.prune, state, self.layout, number)
+
+    def _settled(self, residual: Residual, accepted: bytes, before: Kept, after: Kept) -> Residual:
+        """The residual once the fate of the update in flight is known, under the mask `after`."""
         taken = self.plan.in_bitmap(accepted, self.name)
-        residual = ef.settle(at.residual, at.kept.layout, accepted=taken)[0]
-        if residual.owed is None:
-            return residual
-        return replace(residual, owed=kept.carry(residual.owed, at.kept))
+        settled = ef.settle(residual, before.layout, accepted=taken)[0]
+        if settled.owed is None:
+            return settled
+        return replace(settled, owed=after.carry(settled.owed, before))
 
     def _by_deltas(self, order: Order) -> Position:
         at = self.at
@@ -181,12 +197,11 @@ class Site:
                 raise StateError(
                     f"site '{self.name}' lacks the frames of rounds {at.round} to {round_number - 1}"
                 )
-            decoded = self.plan.admit(item.frame, at.kept.layout).decode()
-            state = add(at.state, at.kept.scatter(decoded))
-            plan, number = self.plan, at.round + 1
-            state, kept = pruned(plan.prune, state, self.layout, number, plan.seed, at.kept)
+            plan, number, kept = self.plan, at.round + 1, self._kept(at.state, at.round)
+            state = add(at.state, kept.scatter(plan.admit(item.frame, kept.layout).decode()))
+            state, after = pruned(plan.prune, state, self.layout, number, plan.seed, kept)
             chain = next_chain(at.chain, item.accepted, item.frame)
-            at = Position(number, chain, state, kept, self._settled(at, item.accepted, kept))
+            at = Position(number, chain, state, self._settled(at.residual, item.accepted, kept, after))
         return at
 
     def _by_key_frame(self, order: Order) -> Position:
@@ -197,8 +212,28 @@ class Site:
         assert order.key_chain is not None
         known = item.accepted if order.start == at.round else self.plan.bitmap(set())
         state = self.layout.named(key.decode())
-        kept = marked(self.plan.prune, state, self.layout, order.round)
-        return Position(order.round, order.key_chain, state, kept, self._settled(at, known, kept))
+        kept, after = self._kept(at.state, at.round), self._kept(state, order.round)
+        return Position(order.round, order.key_chain, state, self._settled(at.residual, known, kept, after))
+
+    def _shared(self, at: Position) -> Position:
+        """The same position, on the arrays that other sites of this process stand on if they hold the same bits."""
+        if self.trunks is None:
+            return at
+        if at.chain not in self.trunks:
+            self.trunks[at.chain] = {name: _read_only(array) for name, array in at.state.items()}
+        known = self.trunks[at.chain]
+        same = all(known[name].tobytes() == at.state[name].tobytes() for name in known)
+        return replace(at, state=known) if same else at
+
+    def owned(self) -> dict[str, Array]:
+        """The residual's arrays by name; empty where nothing is owed."""
+        owed = self.at.residual.owed
+        return {} if owed is None else self.layout.named(owed)
+
+    def own(self, owed: dict[str, Array]) -> None:
+        """Takes the residual's arrays from where they were kept; with none, lets go of them until then."""
+        arrays = tuple(self.kept.layout.arrays(owed)) if owed else None
+        self.at = replace(self.at, residual=replace(self.at.residual, owed=arrays))
 
     def save(self) -> tuple[dict[str, Any], dict[str, Array], State]:
         """Where the site stands, as (facts, residual arrays, state), for a store."""
@@ -211,19 +246,24 @@ class Site:
             "sent": None if residual.sent is None else residual.sent.hex(),
             "examples": self.at.examples,
         }
-        owed = {} if residual.owed is None else self.layout.named(residual.owed)
-        return json.loads(canonical.dumps(facts)), owed, self.at.state
+        return json.loads(canonical.dumps(facts)), self.owned(), self.at.state
 
     def load(self, facts: dict[str, Any], owed: dict[str, Array], state: State) -> None:
         """Stands again where `save` was called."""
-        kept = marked(self.plan.prune, state, self.layout, facts["round"])
+        kept = self._kept(state, facts["round"])
         residual = Residual(
             tuple(kept.layout.arrays(owed)) if owed else None,
             None if facts["sent"] is None else bytes.fromhex(facts["sent"]),
             facts["step"],
         )
         chain, digest, examples = bytes.fromhex(facts["chain"]), facts["digest"], facts["examples"]
-        self.at = Position(facts["round"], chain, state, kept, residual, digest, examples)
+        self.at = self._shared(Position(facts["round"], chain, state, residual, digest, examples))
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def difference(after: list[Array], before: list[Array]) -> list[Array]:

@@ -56,7 +56,7 @@ def facts(recipe: Recipe, summary: Mapping[str, Any], records: Sequence[RoundRec
             time_text(row.seconds),
             "links alone" if not recipe.link.train_seconds else "",
         ),
-        ("Sites", str(len(summary["sites"])), f"{summary['parameters']:,} parameters"),
+        ("Sites", str(len(summary["sites"])), _size(summary)),
     ]
     return element(
         "dl",
@@ -70,6 +70,12 @@ def facts(recipe: Recipe, summary: Mapping[str, Any], records: Sequence[RoundRec
         ),
         class_="facts",
     )
+
+
+def _size(summary: Mapping[str, Any]) -> str:
+    kept = summary.get("parameters_kept", summary["parameters"])
+    left = "" if kept == summary["parameters"] else f", {kept:,} of them kept"
+    return f"{summary['parameters']:,} parameters{left}"
 
 
 def _small(note: str) -> Markup | None:

@@ -82,6 +82,8 @@ def pack(
         head[1] |= _WITH_LAYOUT
         packed = zstandard.ZstdCompressor(level=19).compress(_carried_text(layout))
         head += varint.pack(len(packed)) + packed
+    if isinstance(codec, Ecsq) and codec.bytes is not None:
+        codec = codec.within(codec.bytes - len(head) - _CHECKSUM_BYTES)
     frame = bytes(head) + codec.encode(arrays, layout, hints)
     return frame + _checksum(frame, layout.digest)
 
