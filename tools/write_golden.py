@@ -39,6 +39,11 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
         "step": {"step": 0.01},
         "nmse": {"nmse": 0.2},
     },
+    "model": {
+        "exact": {},
+        "int8": {"weights": {"codec": "int8"}, "vectors": {"codec": "bf16"}},
+        "ecsq": {"weights": {"codec": "ecsq", "bits": 4.0}, "mask": False},
+    },
 }
 
 

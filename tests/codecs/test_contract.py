@@ -26,6 +26,9 @@ CONFIGS = [
     {"codec": "ecsq", "bits": 1.0},
     {"codec": "ecsq", "step": 0.01},
     {"codec": "ecsq", "nmse": 0.3},
+    {"codec": "model"},
+    {"codec": "model", "weights": {"codec": "int8"}, "vectors": {"codec": "bf16"}},
+    {"codec": "model", "weights": {"codec": "ecsq", "bits": 3.0}, "mask": False},
 ]
 
 

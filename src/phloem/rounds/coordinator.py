@@ -283,8 +283,8 @@ class Coordinator:
             refused[site] = reason
 
     def _trim(self) -> None:
-        """Forgets delta frames that together cost more than a key-frame."""
-        budget = 4 * self.kept.layout.size
+        """Forgets delta frames that together cost more than a key-frame (its mask taken as a bit per weight)."""
+        budget = 4 * self.kept.size + (self.layout.size // 8 if self.kept.any_masked else 0)
         while len(self.recent) > 1 and sum(map(len, self.recent)) > budget:
             self.recent.pop(0)
 
