@@ -33,5 +33,6 @@ std::vector<T> copy(const Table<T>& table) {
 
 // Each part of the module adds its functions; `module.cpp` calls them all.
 void bind_ecsq(nb::module_& m);
+void bind_planes(nb::module_& m);
 
 }  // namespace phloem

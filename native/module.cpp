@@ -19,4 +19,5 @@ NB_MODULE(_native, m) {
     if (!use_level(name)) throw nb::value_error("this processor does not have that SIMD level");
   });
   bind_ecsq(m);
+  bind_planes(m);
 }

@@ -22,6 +22,9 @@ from phloem.errors import ConfigError, FormatError
 Array = npt.NDArray[np.float32]
 State = dict[str, Array]
 
+#: What the digest of a state begins with.
+STATE_DIGEST = b"phloem.state.v0\n"
+
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 MAX_DIMENSIONS = 16
 _LARGEST_TENSOR = 1 << 48  # elements; NumPy counts bytes in 63 bits
@@ -29,7 +32,7 @@ _LARGEST_TENSOR = 1 << 48  # elements; NumPy counts bytes in 63 bits
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A tensor's name and shape. Version 0 codes float32 only."""
+    """A tensor's name, shape and type. Codecs see float32 only; other types are those of tensors in files."""
 
     name: str
     shape: tuple[int, ...]
@@ -177,7 +180,7 @@ def state_digest(state: Mapping[str, Array]) -> str:
     The same content has the same id in every engine, on every machine, in every file format.
     """
     layout = Layout.of(state)
-    total = hashlib.sha256(b"phloem.state.v0\n" + layout.to_json())
+    total = hashlib.sha256(STATE_DIGEST + layout.to_json())
     for array in layout.arrays(state):
         little: Array = array.astype("<f4", copy=False)
         total.update(little.reshape(-1).data.cast("B"))

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-import zstandard
 
 from phloem import varint
 from phloem.codecs.base import NO_HINTS, Codec, Held, Hints
 from phloem.codecs.config import FromConfig
+from phloem.codecs.lossless import decode_bytes, encode_bytes
 from phloem.errors import ConfigError, FormatError
 from phloem.masks import ABSENT, Kept, Mask, everything
 from phloem.tensors import Array, Layout
@@ -21,8 +21,6 @@ _ZEROS = {_PLUS: np.float32(0.0), _MINUS: ABSENT}
 #: A mask costs at most 1 bit per weight and near p·log2(1/p) for a small share p of zeros, and saves p times the
 #: bits of a weight: below one zero in 128 it cannot pay at 8 bits.
 _FEWEST_ZEROS = 1 / 128
-#: Packed bits of a random mask: either may be the smaller one, 2 to 3 % above its entropy.
-_ZSTD_LEVELS = (3, 19)
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,8 @@ class Model(FromConfig):
     Body:
         byte 0      0 no mask · 1 the masked weights are +0.0 · 2 they are −0.0
         byte 1, 2   the codes of the two codecs, neither of them this one
-        if a mask   varint n · n bytes, one zstd frame that declares its size: a bit for every weight of the matrices
-                    in the layout's order, lowest bit first, 1 where it is kept, 0 in the padding
+        if a mask   varint n · n bytes, the body in `lossless` (as bytes, "U8") of a bit for every weight of the
+                    matrices in the layout's order, lowest bit first, 1 where it is kept, 0 in the padding
         if vectors  varint m · m bytes, the body of the tensors of fewer than two dimensions
         rest        the body of the matrices' kept weights, if there are matrices, in the layout `Kept.layout`
 
@@ -152,18 +150,11 @@ def _packed_mask(kept: Kept) -> bytes:
         np.ones(spec.size, np.bool_) if mask is None else mask
         for spec, mask in zip(kept.whole.specs, kept.masks, strict=True)
     ]
-    bits = np.packbits(np.concatenate(flags), bitorder="little").tobytes()
-    return min((zstandard.ZstdCompressor(level=level).compress(bits) for level in _ZSTD_LEVELS), key=len)
+    return encode_bytes(np.packbits(np.concatenate(flags), bitorder="little"), "U8")
 
 
 def _unpacked_mask(data: bytes, layout: Layout) -> list[Mask]:
-    size = -(-layout.size // 8)
-    try:
-        if zstandard.get_frame_parameters(data).content_size != size:
-            raise FormatError(f"model: the mask does not declare the {size} bytes of this layout")
-        bits = zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise FormatError(f"model: the mask does not decompress: {error}") from error
+    bits = decode_bytes(data, "U8", -(-layout.size // 8))
     flags = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little").view(np.bool_)
     if flags[layout.size :].any():
         raise FormatError("model: the mask's padding must be zero")

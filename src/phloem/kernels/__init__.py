@@ -20,6 +20,8 @@ from phloem.kernels.steps import Step
 __all__ = ["Kernels", "Step", "available", "backend", "backend_name", "use"]
 
 FloatArray = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.unsignedinteger]
 BackendName = Literal["auto", "reference", "native"]
 
 _log = logging.getLogger(__name__)
@@ -45,6 +47,34 @@ class Kernels(Protocol):
 
     def ecsq_decode(self, body: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> list[FloatArray]:
         """The tensors of a body, or FormatError."""
+        ...
+
+    def planes_split(self, words: Words, exponent_bits: int) -> Bytes:
+        """The plain planes (`planes`). Shape: (bytes of an element, elements)."""
+        ...
+
+    def planes_merge(self, planes: Bytes, out: Words, exponent_bits: int) -> None:
+        """Fills `out` with the elements of plain planes."""
+        ...
+
+    def differences_ends(self, base: Words, exponent_bits: int) -> list[int]:
+        """Where each class of this base ends in the planes of differences."""
+        ...
+
+    def differences_split(self, words: Words, base: Words, exponent_bits: int) -> Bytes:
+        """The planes of the differences, in class order. Shape: (bytes of an element, elements)."""
+        ...
+
+    def differences_merge(self, planes: Bytes, base: Words, out: Words, exponent_bits: int) -> None:
+        """Fills `out` with the elements whose differences from `base` these planes hold."""
+        ...
+
+    def block_encode(self, data: Bytes) -> bytes:
+        """The block of these bytes (`bytecoder`)."""
+        ...
+
+    def block_decode(self, body: Bytes, start: int, out: Bytes) -> int:
+        """Fills `out` from the block at `start` of any kind but zstd; the position after it, or FormatError."""
         ...
 
 

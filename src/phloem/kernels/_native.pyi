@@ -40,3 +40,28 @@ def decode(
     step: float,
     /,
 ) -> None: ...
+def planes_split(
+    words: npt.NDArray[np.uint8], itemsize: int, turned: bool, planes: npt.NDArray[np.uint8], /
+) -> None: ...
+def planes_merge(
+    planes: npt.NDArray[np.uint8], itemsize: int, turned: bool, words: npt.NDArray[np.uint8], /
+) -> None: ...
+def differences_ends(base: npt.NDArray[np.uint8], itemsize: int, exponent_bits: int, /) -> list[int]: ...
+def differences_split(
+    words: npt.NDArray[np.uint8],
+    base: npt.NDArray[np.uint8],
+    itemsize: int,
+    exponent_bits: int,
+    planes: npt.NDArray[np.uint8],
+    /,
+) -> None: ...
+def differences_merge(
+    planes: npt.NDArray[np.uint8],
+    base: npt.NDArray[np.uint8],
+    itemsize: int,
+    exponent_bits: int,
+    words: npt.NDArray[np.uint8],
+    /,
+) -> None: ...
+def block_encode(data: npt.NDArray[np.uint8], /) -> bytes: ...
+def block_decode(body: npt.NDArray[np.uint8], start: int, out: npt.NDArray[np.uint8], /) -> int: ...

@@ -13,6 +13,8 @@ from phloem.kernels.steps import Step, read_head
 from phloem.kernels.tables import LADDER, tables
 
 FloatArray = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.unsignedinteger]
 
 NAME = "native"
 
@@ -49,6 +51,56 @@ def ecsq_decode(body: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> 
     except _native.FormatError as error:
         raise FormatError(str(error), hint="The frame is damaged, or meant for another model.") from None
     return arrays
+
+
+def planes_split(words: Words, exponent_bits: int) -> Bytes:
+    """The plain planes. Shape: (bytes of an element, elements)."""
+    planes = np.empty((words.itemsize, words.size), np.uint8)
+    _native.planes_split(words.view(np.uint8), words.itemsize, exponent_bits > 0, planes.reshape(-1))
+    return planes
+
+
+def planes_merge(planes: Bytes, out: Words, exponent_bits: int) -> None:
+    """Fills `out` with the elements of plain planes."""
+    _native.planes_merge(planes.reshape(-1), out.itemsize, exponent_bits > 0, out.view(np.uint8))
+
+
+def differences_ends(base: Words, exponent_bits: int) -> list[int]:
+    """Where each class of this base ends in the planes of differences."""
+    return list(_native.differences_ends(base.view(np.uint8), base.itemsize, exponent_bits))
+
+
+def differences_split(words: Words, base: Words, exponent_bits: int) -> Bytes:
+    """The planes of the differences, in class order. Shape: (bytes of an element, elements)."""
+    planes = np.empty((words.itemsize, words.size), np.uint8)
+    _native.differences_split(
+        words.view(np.uint8), base.view(np.uint8), words.itemsize, exponent_bits, planes.reshape(-1)
+    )
+    return planes
+
+
+def differences_merge(planes: Bytes, base: Words, out: Words, exponent_bits: int) -> None:
+    """Fills `out` with the elements whose differences from `base` these planes hold."""
+    _native.differences_merge(
+        planes.reshape(-1), base.view(np.uint8), out.itemsize, exponent_bits, out.view(np.uint8)
+    )
+
+
+def block_encode(data: Bytes) -> bytes:
+    """The block of these bytes."""
+    return bytes(_native.block_encode(data))
+
+
+def block_decode(body: Bytes, start: int, out: Bytes) -> int:
+    """Fills `out` from the block that starts at `start` (any kind but zstd); the position after it.
+
+    Raises:
+        FormatError: the bytes are not a block of so many bytes.
+    """
+    try:
+        return int(_native.block_decode(body, start, out))
+    except _native.FormatError as error:
+        raise FormatError(str(error), hint="The frame is damaged, or meant for another model.") from None
 
 
 def simd_levels() -> tuple[str, ...]:

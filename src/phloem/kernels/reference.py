@@ -22,10 +22,31 @@ its end, and together they are the body to the last byte.
 
 from __future__ import annotations
 
+from phloem.kernels.bytecoder import block_decode, block_encode
 from phloem.kernels.decoder import ecsq_decode
 from phloem.kernels.encoder import ecsq_encode
+from phloem.kernels.planes import (
+    differences_ends,
+    differences_merge,
+    differences_split,
+    planes_merge,
+    planes_split,
+)
 from phloem.kernels.statistics import ecsq_energy, ecsq_extent
 
-__all__ = ["NAME", "ecsq_decode", "ecsq_encode", "ecsq_energy", "ecsq_extent"]
+__all__ = [
+    "NAME",
+    "block_decode",
+    "block_encode",
+    "differences_ends",
+    "differences_merge",
+    "differences_split",
+    "ecsq_decode",
+    "ecsq_encode",
+    "ecsq_energy",
+    "ecsq_extent",
+    "planes_merge",
+    "planes_split",
+]
 
 NAME = "reference"

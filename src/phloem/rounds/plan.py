@@ -23,7 +23,7 @@ from phloem.wire.frame import Frame
 
 VERSION = 0
 LARGEST_VALUE = 2.0**100  # in an update; anything above can only be an attack or a diverged site
-KEY_FRAME_CODECS = ("none", "model")  # a whole state; the second where weights are pruned
+KEY_FRAME_CODECS = ("lossless", "model", "none")  # of a whole state; `model` where weights are pruned
 DIGEST_EVERY_ROUND_BELOW = 10_000_000  # parameters; SHA-256 of a larger state is not free
 
 

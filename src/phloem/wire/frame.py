@@ -3,13 +3,16 @@
 Format, version 0 (experimental):
 
     byte 0      0xB0 + version
-    byte 1      codec (low 6 bits) · 0x40 key-frame (a whole state) · 0x80 the layout follows
-    if 0x80     varint n · n bytes of layout, canonical JSON in one zstd frame with its size declared
+    byte 1      codec (low 6 bits) · 0x40 key-frame (a whole state) · 0x80 stand-alone: a head follows
+    if 0x80     number n · n bytes of head (names and shapes: `phloem.wire.contents`)
     ...         the codec's body
-    last 4      CRC-32 (little-endian) over the layout's digest and everything before
+    last 4      CRC-32 (little-endian) over everything before; without a head, over the layout's digest first
 
 On the wire both ends know the layout, so it is left out; the checksum covers its digest, and a frame for another
 layout is refused like an altered one. The checksum finds accidents; who sent what is the ledger's business.
+
+A stand-alone frame of a file may have more than one body and tensors of other types than float32; those are read by
+`phloem.files`, which extends this format.
 """
 
 from __future__ import annotations
@@ -18,23 +21,20 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import zstandard
-
-from phloem import canonical, varint
+from phloem import varint
 from phloem.codecs.base import NO_HINTS, Codec, Held, Hints
 from phloem.codecs.ecsq import Ecsq
 from phloem.codecs.registry import codec_for_code
 from phloem.errors import ConfigError, FormatError
 from phloem.tensors import Array, Layout
+from phloem.wire.contents import Contents, Head
 
 VERSION = 0
-_MAGIC = 0xB0
+MAGIC = 0xB0
+STAND_ALONE = 0x80
+CODEC_CODE = 0x3F
+CHECKSUM_BYTES = 4
 _KEY_FRAME = 0x40
-_WITH_LAYOUT = 0x80
-_CHECKSUM_BYTES = 4
-# What a frame may bring along, so that a small one is not much work: canonical JSON before compression.
-_LARGEST_LAYOUT_BYTES = 4 << 20
-_MOST_TENSORS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +77,16 @@ def pack(
     broken = layout.first_non_finite(arrays)
     if broken is not None:
         raise ConfigError(f"tensor '{broken}' holds NaN or infinity, nothing was encoded")
-    head = bytearray([_MAGIC + VERSION, codec.code | (_KEY_FRAME if key_frame else 0)])
+    kind = codec.code | (_KEY_FRAME if key_frame else 0)
     if with_layout:
-        head[1] |= _WITH_LAYOUT
-        packed = zstandard.ZstdCompressor(level=19).compress(_carried_text(layout))
-        head += varint.pack(len(packed)) + packed
+        head = Head(Contents.of(layout)).pack()
+        frame = bytes([MAGIC + VERSION, kind | STAND_ALONE]) + varint.pack(len(head)) + head
+    else:
+        frame = bytes([MAGIC + VERSION, kind])
     if isinstance(codec, Ecsq) and codec.bytes is not None:
-        codec = codec.within(codec.bytes - len(head) - _CHECKSUM_BYTES)
-    frame = bytes(head) + codec.encode(arrays, layout, hints)
-    return frame + _checksum(frame, layout.digest)
+        codec = codec.within(codec.bytes - len(frame) - CHECKSUM_BYTES)
+    frame += codec.encode(arrays, layout, hints)
+    return frame + _checksum(frame, "" if with_layout else layout.digest)
 
 
 def unpack(frame: bytes, layout: Layout | None = None, *, max_parameters: int | None = None) -> Frame:
@@ -96,37 +97,31 @@ def unpack(frame: bytes, layout: Layout | None = None, *, max_parameters: int | 
             `max_parameters`.
         ConfigError: the frame carries no layout and the caller gave none.
     """
-    if len(frame) < 2 + _CHECKSUM_BYTES:
+    if len(frame) < 2 + CHECKSUM_BYTES:
         raise FormatError(f"expected a frame, found only {len(frame)} bytes")
-    if frame[0] != _MAGIC + VERSION:
+    if frame[0] != MAGIC + VERSION:
         raise FormatError(f"expected a frame of version {VERSION}, found the first byte 0x{frame[0]:02x}")
-    start, text = 2, None
-    if frame[1] & _WITH_LAYOUT:
-        size, start = varint.unpack(frame, start)
-        if size > len(frame) - start - _CHECKSUM_BYTES:
-            raise FormatError("the frame ends inside its layout")
-        text, start = _decompress(frame[start : start + size]), start + size
-        digest = canonical.digest(text)
-    elif layout is None:
-        raise ConfigError("the frame carries no layout", hint="pass the layout that both ends agreed on")
-    else:
+    start, known, digest = 2, layout, ""
+    if not frame[1] & STAND_ALONE:
+        if layout is None:
+            raise ConfigError("the frame carries no layout", hint="pass the layout that both ends agreed on")
         digest = layout.digest
-    if _checksum(frame[:-_CHECKSUM_BYTES], digest) != frame[-_CHECKSUM_BYTES:]:
+    if _checksum(frame[:-CHECKSUM_BYTES], digest) != frame[-CHECKSUM_BYTES:]:
         raise FormatError(
             "the frame's checksum does not match: truncated, altered, or made for another layout"
         )
-    if layout is None:
-        assert text is not None
-        layout = _read_layout(text)
-    elif layout.digest != digest:
+    if frame[1] & STAND_ALONE:
+        layout, start = _read_layout(frame)
+    assert layout is not None
+    if known is not None and layout.digest != known.digest:
         raise FormatError("the frame carries another layout than the one agreed")
     if max_parameters is not None and layout.size > max_parameters:
         raise FormatError(
             f"the frame claims {layout.size} parameters, more than {max_parameters}",
             hint="raise max_parameters if you trust its sender",
         )
-    codec = codec_for_code(frame[1] & 0x3F)
-    return Frame(codec, layout, frame[start:-_CHECKSUM_BYTES], bool(frame[1] & _KEY_FRAME))
+    codec = codec_for_code(frame[1] & CODEC_CODE)
+    return Frame(codec, layout, frame[start:-CHECKSUM_BYTES], bool(frame[1] & _KEY_FRAME))
 
 
 def step_of(frame: bytes, layout: Layout) -> float | None:
@@ -136,34 +131,20 @@ def step_of(frame: bytes, layout: Layout) -> float | None:
 
 
 def _checksum(frame: bytes, digest: str) -> bytes:
-    return zlib.crc32(frame, zlib.crc32(bytes.fromhex(digest))).to_bytes(4, "little")
+    return zlib.crc32(frame, zlib.crc32(bytes.fromhex(digest))).to_bytes(CHECKSUM_BYTES, "little")
 
 
-def _carried_text(layout: Layout) -> bytes:
-    text = layout.to_json()
-    if len(text) > _LARGEST_LAYOUT_BYTES or len(layout.specs) > _MOST_TENSORS:
-        raise ConfigError(
-            f"the layout has {len(layout.specs)} tensors in {len(text)} bytes; a frame carries at most "
-            f"{_MOST_TENSORS} in {_LARGEST_LAYOUT_BYTES >> 20} MiB",
-            hint="encode parts of the update",
-        )
-    return text
-
-
-def _read_layout(text: bytes) -> Layout:
-    layout = Layout.from_json(text)
-    if len(layout.specs) > _MOST_TENSORS:
-        raise FormatError(f"the frame carries a layout of more than {_MOST_TENSORS} tensors")
-    return layout
-
-
-def _decompress(packed: bytes) -> bytes:
-    try:
-        size = zstandard.get_frame_parameters(packed).content_size
-        if size > _LARGEST_LAYOUT_BYTES:
-            raise FormatError("the frame claims a layout of more than 4 MiB")
-        return zstandard.ZstdDecompressor().decompress(
-            packed, max_output_size=_LARGEST_LAYOUT_BYTES, allow_extra_data=False
-        )
-    except zstandard.ZstdError as error:
-        raise FormatError(f"the frame's layout does not decompress: {error}") from error
+def _read_layout(frame: bytes) -> tuple[Layout, int]:
+    """The layout in a stand-alone frame, and where its body begins."""
+    size, start = varint.unpack(frame, 2)
+    if size > len(frame) - start - CHECKSUM_BYTES:
+        raise FormatError("the frame ends inside its head")
+    head = Head.unpack(frame[start : start + size])
+    if (
+        head.base
+        or head.has_error
+        or head.has_sections
+        or {s.dtype for s in head.contents.specs} != {"float32"}
+    ):
+        raise FormatError("the frame is that of a file, which may hold more", hint="phloem.decode reads it")
+    return head.contents.layout, start + size
