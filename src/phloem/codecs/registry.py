@@ -9,10 +9,11 @@ from phloem.codecs.base import Codec
 from phloem.codecs.casts import BFloat16, NoCompression
 from phloem.codecs.classical import Int8, Sign, TopK
 from phloem.codecs.ecsq import Ecsq
+from phloem.codecs.lossless import Lossless
 from phloem.codecs.model import Model
 from phloem.errors import ConfigError, FormatError, nearest
 
-CODECS: tuple[type[Codec], ...] = (NoCompression, Ecsq, BFloat16, Int8, TopK, Sign, Model)
+CODECS: tuple[type[Codec], ...] = (NoCompression, Ecsq, BFloat16, Int8, TopK, Sign, Lossless, Model)
 BY_NAME: Mapping[str, type[Codec]] = {codec.name: codec for codec in CODECS}
 BY_CODE: Mapping[int, type[Codec]] = {codec.code: codec for codec in CODECS}
 
