@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from phloem.api import Feedback, decode, encode
     from phloem.errors import ConfigError, FormatError, PhloemError, StateError, StoreError
+    from phloem.files import decode_file, encode_file, inspect_file
     from phloem.job.build import build
     from phloem.job.runner import Run
     from phloem.recipe import Recipe, load_recipe
@@ -30,7 +31,10 @@ _HOMES = {
     "StoreError": "phloem.errors",
     "build": "phloem.job.build",
     "decode": "phloem.api",
+    "decode_file": "phloem.files",
     "encode": "phloem.api",
+    "encode_file": "phloem.files",
+    "inspect_file": "phloem.files",
     "load_recipe": "phloem.recipe",
     "state_digest": "phloem.tensors",
 }
@@ -47,7 +51,10 @@ __all__ = [
     "StoreError",
     "build",
     "decode",
+    "decode_file",
     "encode",
+    "encode_file",
+    "inspect_file",
     "load_recipe",
     "state_digest",
 ]

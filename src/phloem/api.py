@@ -9,6 +9,7 @@ from phloem import feedback as ef
 from phloem.codecs.base import Codec
 from phloem.codecs.registry import codec_from
 from phloem.errors import ConfigError
+from phloem.files.decoding import decode_frame
 from phloem.tensors import Layout, State
 from phloem.wire import frame as frames
 
@@ -80,13 +81,17 @@ def decode(frame: bytes, layout: Layout | None = None, *, max_parameters: int = 
     """The update in a frame, as float32 arrays by name.
 
     `layout` is needed only for frames from the wire, which leave it out. A frame of a few bytes may claim to be
-    zeros without end; one of more than `max_parameters` is refused before anything is allocated.
+    zeros without end; one of more than `max_parameters` is refused before anything is allocated. Of a frame that
+    `phloem.encode_file` wrote, tensors that are not of a float type come in their own.
 
     Raises:
         FormatError: the frame is truncated, altered, too large, or of another version or layout.
-        ConfigError: the frame carries no layout and none was given.
+        ConfigError: the frame carries no layout and none was given, or it has tensors that need its base.
     """
-    parts = frames.unpack(bytes(frame), layout, max_parameters=max_parameters)
+    frame = bytes(frame)
+    if layout is None and frames.stands_alone(frame):
+        return decode_frame(frame, max_parameters=max_parameters)
+    parts = frames.unpack(frame, layout, max_parameters=max_parameters)
     return parts.layout.named(parts.decode())
 
 

@@ -1,6 +1,6 @@
 """The command `phloem`. Data goes to standard output, words and progress to standard error.
 
-Exit codes: 0 done, 1 the run failed, 2 the call or the recipe is wrong, 130 interrupted.
+Exit codes: 0 done, 1 it failed, 2 the call or the recipe is wrong, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import phloem
+from phloem.cli import file_commands
+from phloem.cli.options import DebugOption, KernelChoice, KernelsOption
 from phloem.errors import ConfigError, PhloemError
 
 FAILED, WRONG_CALL, INTERRUPTED = 1, 2, 130
@@ -40,7 +41,9 @@ _PHLOEM_HELP = """Learning across sites with a few hundred times fewer bytes: co
 \b
 Start here:
   phloem build examples/digits.toml --compare
-  phloem build --help
+      a model from ten sites, and what it cost
+  phloem encode NEW.safetensors --base BASE.safetensors -o FRAME --bits 0.1
+      what two checkpoints of yours differ by, in a small file
 """
 _BUILD_HELP = """Train one model from many sites, as a recipe says.
 
@@ -66,14 +69,6 @@ What comes out, in RUN:
 \b
 Exit codes: 0 done, 1 the run failed, 2 the call or the recipe is wrong, 130 interrupted.
 """
-
-
-class KernelChoice(StrEnum):
-    """What does the codecs' arithmetic; the results are the same to the bit."""
-
-    auto = "auto"
-    reference = "reference"
-    native = "native"
 
 
 RecipeArgument = Annotated[
@@ -109,13 +104,6 @@ CompareOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print summary.json on standard output, and nothing else there.")
 ]
-KernelsOption = Annotated[
-    KernelChoice,
-    typer.Option(
-        help="Native kernels, the NumPy reference, or (auto) whichever is there.", show_default=False
-    ),
-]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 def _version(wanted: bool) -> None:
@@ -165,6 +153,9 @@ def report_command(
 
     write_report(run)
     typer.echo(run / "report.html")
+
+
+file_commands.add_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

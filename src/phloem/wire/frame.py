@@ -124,6 +124,11 @@ def unpack(frame: bytes, layout: Layout | None = None, *, max_parameters: int | 
     return Frame(codec, layout, frame[start:-CHECKSUM_BYTES], bool(frame[1] & _KEY_FRAME))
 
 
+def stands_alone(frame: bytes) -> bool:
+    """Whether these bytes begin like a frame that says itself which tensors it has."""
+    return len(frame) >= 2 and frame[0] & 0xF0 == MAGIC and bool(frame[1] & STAND_ALONE)
+
+
 def step_of(frame: bytes, layout: Layout) -> float | None:
     """The quantiser step that an `ecsq` frame used, or None for other codecs."""
     parts = unpack(frame, layout)
