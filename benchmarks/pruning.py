@@ -166,7 +166,7 @@ def plot() -> None:
 
     found = json.loads((RESULTS / "pruning.json").read_text("utf-8"))
     tasks = [name for name in ("digits", "code_lm") if name in found]
-    figure, panels = pyplot.subplots(1, len(tasks), figsize=(5.5 * len(tasks), 4.4), squeeze=False)
+    figure, panels = pyplot.subplots(1, len(tasks), figsize=(5.5 * len(tasks), 4.8), squeeze=False)
     markers = {None: "o", "int8": "s", "int4": "P", "ecsq:4": "^", "ecsq:3": "v", "ecsq:2": "D"}
     colours = {
         None: "#1b4965",
@@ -192,6 +192,9 @@ def plot() -> None:
                     markersize=7,
                 )
         panel.set_xscale("log")
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter("{x:g}")
+        panel.tick_params(axis="x", which="both", labelsize=7)
         panel.set_xlabel("size, kB (median over seeds)")
         panel.set_ylabel(f"test {task['metric']}")
         panel.set_title(f"{name.replace('_', '-')}, {task['float32_bytes'] / 1e6:.2g} MB as float32")
@@ -209,8 +212,8 @@ def plot() -> None:
         )
         for colour, marker, label, filled in signs
     ]  # fmt: skip
-    figure.legend(handles=handles, loc="lower center", ncols=6, frameon=False, fontsize=8)
-    figure.tight_layout(rect=(0, 0.12, 1, 1))
+    figure.legend(handles=handles, loc="lower center", ncols=5, frameon=False, fontsize=7)
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
     target = Path(__file__).parent.parent / "docs" / "pruning.png"
     figure.savefig(target, dpi=130, metadata={"Software": None})
     print(f"written: {target}", file=sys.stderr)

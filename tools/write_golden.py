@@ -41,7 +41,7 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "model": {
         "exact": {},
-        "int8": {"weights": {"codec": "int8"}, "vectors": {"codec": "bf16"}},
+        "int8": {"weights": {"codec": "int8"}, "vectors": {"codec": "none"}},
         "ecsq": {"weights": {"codec": "ecsq", "bits": 4.0}, "mask": False},
     },
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,7 +29,7 @@ class Model(FromConfig):
 
     Zero weights of matrices take no place among the others: where they are many, an entropy-coded mask says where
     they are, and only the others travel. Biases and norms are few and
-    sensitive, so they are kept as float32 unless told otherwise. With the defaults it is exact to the bit; that is
+    sensitive, so they are kept exactly unless told otherwise. With the defaults it is exact to the bit; that is
     how the whole state of a pruned model travels.
 
     Args:
@@ -51,8 +51,8 @@ class Model(FromConfig):
     True
     """
 
-    weights: dict[str, Any] = field(default_factory=lambda: {"codec": "none"})
-    vectors: dict[str, Any] = field(default_factory=lambda: {"codec": "none"})
+    weights: dict[str, Any] = field(default_factory=lambda: {"codec": "lossless"})
+    vectors: dict[str, Any] = field(default_factory=lambda: {"codec": "lossless"})
     mask: bool = True
 
     name: ClassVar[str] = "model"
@@ -72,6 +72,9 @@ class Model(FromConfig):
 
     def encode(self, arrays: Sequence[Array], layout: Layout, hints: Hints = NO_HINTS) -> bytes:
         """The mask, the vectors, the weights."""
+        hints = replace(
+            hints, held=None
+        )  # what is held has the whole layout; the two codecs have parts of it
         matrices, vectors = _parts(layout)
         weights, others = _codec(self.weights), _codec(self.vectors)
         inner = _sub(layout, matrices)
