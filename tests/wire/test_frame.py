@@ -5,17 +5,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phloem import varint
 from phloem.codecs.registry import CODECS, codec_from
 from phloem.errors import ConfigError, FormatError
 from phloem.seeds import generator
-from phloem.tensors import Layout, TensorSpec
+from phloem.tensors import Layout
 from phloem.testing.strategies import tampered, updates
 from phloem.wire import frame as frames
+from phloem.wire.contents import Head
 
 CONFIGS = [
     {"codec": "none"},
@@ -143,42 +142,15 @@ def test_another_version_and_an_unknown_codec_are_refused() -> None:
         frames.unpack(sealed(b"\xb0\x3f" + frame[2:-4]), LAYOUT)
 
 
-def with_layout_section(section: bytes) -> bytes:
-    return sealed(bytes([0xB0, 0x80]) + varint.pack(len(section)) + section + bytes(4 * LAYOUT.size))
-
-
-def test_the_checksum_is_looked_at_before_the_layout_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_checksum_is_looked_at_before_the_head_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     frame = packed({"codec": "none"}, with_layout=True)
 
-    def parse(data: bytes) -> Layout:
+    def parse(data: bytes) -> Head:
         raise AssertionError("parsed before it was checked")
 
-    monkeypatch.setattr(Layout, "from_json", parse)
+    monkeypatch.setattr(Head, "unpack", parse)
     with pytest.raises(FormatError, match="checksum"):
         frames.unpack(frame[:-1] + bytes([frame[-1] ^ 1]))
-
-
-def test_a_frame_carries_a_layout_of_4_mib_and_65536_tensors_at_most(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert (frames._LARGEST_LAYOUT_BYTES, frames._MOST_TENSORS) == (4 << 20, 65_536)
-    monkeypatch.setattr(frames, "_LARGEST_LAYOUT_BYTES", 4096)  # smaller ones, for speed
-    monkeypatch.setattr(frames, "_MOST_TENSORS", 64)
-    codec = codec_from({"codec": "sign"})
-    most = Layout(tuple(TensorSpec(f"{i:05}", (0,)) for i in range(64)))
-    empty = np.zeros(0, np.float32)
-    frame = frames.pack(codec, [empty] * 64, most, with_layout=True)
-    assert frames.unpack(frame).layout == most
-
-    more = Layout((*most.specs, TensorSpec("z", (0,))))
-    long = Layout((TensorSpec("w" * (4096), (0,)),))
-    for layout in (more, long):
-        with pytest.raises(ConfigError, match="a frame carries at most"):
-            frames.pack(codec, [empty] * len(layout.specs), layout, with_layout=True)
-        text = zstandard.ZstdCompressor().compress(layout.to_json())
-        head = bytes([0xB0, codec.code | 0x80]) + varint.pack(len(text)) + text
-        with pytest.raises(FormatError, match="layout of more than"):
-            frames.unpack(sealed(head, layout))
 
 
 def test_a_frame_of_more_parameters_than_allowed_is_refused() -> None:
@@ -186,17 +158,6 @@ def test_a_frame_of_more_parameters_than_allowed_is_refused() -> None:
     assert frames.unpack(frame, max_parameters=LAYOUT.size).layout == LAYOUT
     with pytest.raises(FormatError, match="39 parameters, more than 38"):
         frames.unpack(frame, max_parameters=LAYOUT.size - 1)
-
-
-def test_a_layout_section_that_hides_bytes_or_size_is_refused() -> None:
-    text = LAYOUT.to_json()
-    good = zstandard.ZstdCompressor().compress(text)
-    assert frames.unpack(with_layout_section(good)).layout == LAYOUT
-    sizeless = zstandard.ZstdCompressor(write_content_size=False).compress(text)
-    huge = zstandard.ZstdCompressor().compress(bytes(65 << 20))
-    for section in (good + b"\0", good + good, good[:-1], b"", text, sizeless, huge):
-        with pytest.raises(FormatError):
-            frames.unpack(with_layout_section(section))
 
 
 @pytest.mark.parametrize(("code", "body"), [(4, b"\x00"), (1, None)], ids=["topk", "ecsq"])

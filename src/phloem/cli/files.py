@@ -19,7 +19,6 @@ from phloem.ui.figures import size_text
 from phloem.ui.frames import encoded_text, print_frame
 from phloem.ui.meter import Meter
 
-
 _WIDE = 160  # columns of a table that goes to a file or to another program
 
 
@@ -48,14 +47,14 @@ def run_encode(call: EncodeCall) -> None:
         PhloemError: as `phloem.encode_file`.
     """
     kernels.use(call.kernels)
-    with _meter() as meter:
+    with stderr_meter() as meter:
         made = encode_file(
             call.new, call.out, base=call.base, lossless=call.lossless, progress=meter, **_options(call)
         )
     if call.json:
         print_json(made.to_json())
     else:
-        _say(encoded_text(str(call.out), made, call.new.name, call.new.stat().st_size))
+        say(encoded_text(str(call.out), made, call.new.name, call.new.stat().st_size))
 
 
 def run_decode(frame: Path, base: Path | None, out: Path, choice: Any) -> None:
@@ -65,9 +64,9 @@ def run_decode(frame: Path, base: Path | None, out: Path, choice: Any) -> None:
         PhloemError: as `phloem.decode_file`.
     """
     kernels.use(choice)
-    with _meter() as meter:
+    with stderr_meter() as meter:
         made = decode_file(frame, out, base=base, progress=meter)
-    _say(f"{out}: {size_text(made.bytes)}, {made.parameters:,} parameters, state {made.digest[:16]}…")
+    say(f"{out}: {size_text(made.bytes)}, {made.parameters:,} parameters, state {made.digest[:16]}…")
 
 
 def run_inspect(frame: Path, *, as_json: bool) -> None:
@@ -106,7 +105,7 @@ def codec_words(words: Sequence[str]) -> dict[str, Any]:
         ConfigError: a word is not of this form.
     """
     configs = [_one_codec(word) for word in words]
-    return configs[0] if len(configs) == 1 else {"codec": "chain", "codecs": configs}
+    return configs[0] if len(configs) == 1 else {"codec": "chain", "stages": configs}
 
 
 def _one_codec(word: str) -> dict[str, Any]:
@@ -144,7 +143,9 @@ def _options(call: EncodeCall) -> dict[str, Any]:
     return options
 
 
-def _meter() -> Meter:
+def stderr_meter() -> Meter:
+    """Progress on standard error, drawn again in place where that is a terminal."""
+
     def write(text: str) -> None:
         sys.stderr.write(text)
         sys.stderr.flush()
@@ -152,7 +153,8 @@ def _meter() -> Meter:
     return Meter(write, redraw=sys.stderr.isatty() and os.environ.get("TERM") != "dumb")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Words for people, on standard error."""
     print(text, file=sys.stderr)
 
 

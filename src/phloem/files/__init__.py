@@ -18,5 +18,6 @@
 from phloem.files.decoding import decode_file, decode_frame
 from phloem.files.encoding import encode_file
 from phloem.files.inspection import Inspection, inspect_file
+from phloem.files.updates import read_update
 
-__all__ = ["Inspection", "decode_file", "decode_frame", "encode_file", "inspect_file"]
+__all__ = ["Inspection", "decode_file", "decode_frame", "encode_file", "inspect_file", "read_update"]

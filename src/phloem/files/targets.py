@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from phloem.codecs.ecsq import Ecsq
-from phloem.codecs.ratecontrol import MOST_ENCODES, Attempt, Goal, Model, Trial, find, thinned
+from phloem.codecs.ratecontrol import Attempt, Goal, Model, Trial, find, thinned
 from phloem.errors import ConfigError
 from phloem.files.pair import Pair, Progress
 from phloem.files.sections import Section
@@ -26,6 +26,8 @@ _FINE_FROM = 0.25
 #: A section with nothing in it takes this many bytes.
 EMPTY_BODY_BYTES = 3
 _LEAST = 1e-300
+#: Octaves that a correction may go on the word of a slope.
+_STRIDE = 3.0
 
 
 @dataclass(frozen=True)
@@ -217,17 +219,22 @@ class _Search:
     def _few_passes(
         goal: Goal, bits: float, start: Callable[[], float], on_whole: Attempt, on_sample: Attempt
     ) -> None:
-        """At most three passes over the file; what one of them misses by moves the next search on the sample."""
+        """At most three passes over the file.
+
+        What the first misses by moves the search on the sample; the third is on the line through the others.
+        """
         aim = Goal(goal.aim, goal.tolerance / 4.0, goal.slope)
-        guess, shift = start(), 0.0
-        for _ in range(MOST_ENCODES):
-            # No arrays: the search takes what it is given to be small, and its attempts know what they encode.
-            moved = dataclasses.replace(aim, measured=aim.measured - shift)
-            found = find(on_sample, [], moved, bits, guess, start)
-            whole = on_whole([], found.step)
-            if goal.met(whole):
-                return
-            guess, shift = found.step.value, whole.measured - found.measured
+        # No arrays: the search takes what it is given to be small, and its attempts know what they encode.
+        found = find(on_sample, [], aim, bits, None, start)
+        first = on_whole([], found.step)
+        if goal.met(first):
+            return
+        moved = dataclasses.replace(aim, measured=aim.measured + found.measured - first.measured)
+        second = on_whole([], find(on_sample, [], moved, bits, found.step.value, start).step)
+        if not goal.met(second):
+            if goal.ceiling:  # the last chance: rather a little less than none
+                aim = dataclasses.replace(aim, measured=aim.measured - goal.tolerance)
+            on_whole([], Step.near(2.0 ** _secant(first, second, aim)))
 
     def _keep(self, rank: tuple[float, float], step: Step, whole: Whole) -> None:
         if self._best is not None:
@@ -236,6 +243,16 @@ class _Search:
                 return
             self._forget(self._best[2].draft)
         self._best = rank, step, whole
+
+
+def _secant(first: Trial, second: Trial, goal: Goal) -> float:
+    """The log2(step) at which the line through two trials meets the goal, or the goal's slope from the second one."""
+    at = math.log2(second.step.value)
+    run = at - math.log2(first.step.value)
+    slope = (second.measured - first.measured) / run if run else goal.slope
+    if slope / goal.slope < 0.1:
+        slope = goal.slope
+    return at + max(-_STRIDE, min((goal.measured - second.measured) / slope, _STRIDE))
 
 
 def _energy(values: Array) -> float:

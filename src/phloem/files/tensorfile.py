@@ -74,8 +74,7 @@ class TensorFile:
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
         try:
-            _refuse_pickles(path, file.read(8))
-            specs, metadata = _read_header(path)
+            specs, metadata = _read_header(path, file.read(8))
             file.seek(0)
             start = 8 + int.from_bytes(file.read(8), "little")
         except BaseException:
@@ -193,9 +192,8 @@ def bytes_of(spec: TensorSpec) -> int:
 
 
 def _refuse_pickles(path: Path, first: bytes) -> None:
-    if first.startswith(_ZIP) or (
-        first[:1] == _PICKLE and first[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
-    ):
+    """Says so if a file that is no safetensors file begins like a pickle, or like the zip file with one."""
+    if first.startswith((_ZIP, _PICKLE)):
         convert = _CONVERT.format(path, path.with_suffix(".safetensors"))
         raise ConfigError(
             f"{path} is a pickle, as torch.save writes, and reading one may run its sender's code",
@@ -203,7 +201,7 @@ def _refuse_pickles(path: Path, first: bytes) -> None:
         )
 
 
-def _read_header(path: Path) -> tuple[list[TensorSpec], dict[str, str]]:
+def _read_header(path: Path, first: bytes) -> tuple[list[TensorSpec], dict[str, str]]:
     """The tensors in the order in which they lie in the file, and the file's metadata."""
     specs = []
     try:
@@ -218,6 +216,7 @@ def _read_header(path: Path) -> tuple[list[TensorSpec], dict[str, str]]:
                 specs.append(TensorSpec(name, shape, FROM_FILE[dtype]))
             metadata = opened.metadata() or {}
     except (SafetensorError, OSError) as error:
+        _refuse_pickles(path, first)
         reason = str(error).removeprefix("Error while deserializing header: ")
         raise FormatError(f"{path} is not a whole safetensors file: {reason}") from error
     if not specs:

@@ -29,10 +29,14 @@ class Meter:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """So many bytes of so many are done."""
-        if self._clock() < self._next or not total:
+        if total:
+            self.tell(f"{what}: {100 * done // total} % of {size_text(total)}")
+
+    def tell(self, line: str) -> None:
+        """What is being done, in one line."""
+        if self._clock() < self._next:
             return
         self._next = self._clock() + (_REDRAWN_EVERY if self._redraw else _WRITTEN_EVERY)
-        line = f"{what}: {100 * done // total} % of {size_text(total)}"
         if self._redraw:
             self._write(f"\r{line.ljust(self._width)}")
             self._width = len(line)
