@@ -162,7 +162,7 @@ def plot() -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     found = json.loads((RESULTS / "pruning.json").read_text("utf-8"))
     tasks = [name for name in ("digits", "code_lm") if name in found]
@@ -190,11 +190,12 @@ def plot() -> None:
                     color=colour,
                     markerfacecolor=colour if filled else "white",
                     markersize=7,
+                    alpha=0.85,
                 )
         panel.set_xscale("log")
         panel.xaxis.set_major_formatter("{x:g}")
-        panel.xaxis.set_minor_formatter("{x:g}")
-        panel.tick_params(axis="x", which="both", labelsize=7)
+        panel.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+        panel.xaxis.set_minor_formatter(ticker.NullFormatter())
         panel.set_xlabel("size, kB (median over seeds)")
         panel.set_ylabel(f"test {task['metric']}")
         panel.set_title(f"{name.replace('_', '-')}, {task['float32_bytes'] / 1e6:.2g} MB as float32")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +192,42 @@ def test_a_model_without_matrices_is_kept(tmp_path: Path) -> None:
 def test_the_words_of_a_rule() -> None:
     assert rule_of("0.8") == rule_of(0.8) == Share(0.8)
     assert rule_of(" 2:4 ") == Groups(2, 4)
+
+
+MEASURE = """
+import re, sys
+import numpy as np
+from phloem.files.compressing import compress_file
+
+def highest():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) << 10
+
+compress_file(sys.argv[1] + ".small", sys.argv[2], **eval(sys.argv[3]))  # what is loaded once is loaded
+before = highest()
+compress_file(sys.argv[1], sys.argv[2], **eval(sys.argv[3]))
+print(highest() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here to read the peak from")
+@pytest.mark.parametrize(
+    "asked", [{"prune": 0.8}, {"prune": "2:4", "quantize": "int8"}, {"quantize": "ecsq:3"}], ids=str
+)
+def test_memory_is_bounded_by_the_largest_section_and_not_by_the_file(
+    tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    size = 1 << 20  # a section has four of these tensors, 16 MiB; the file has 24
+    draw = generator(0, "large")
+    arrays = [draw.normal(size=(1024, size // 1024)).astype(np.float32) for _ in range(3)]
+    save_file({f"layers.{i}.weight": arrays[i % 3] for i in range(24)}, tmp_path / "m")
+    save_file({"layers.0.weight": arrays[0][:40]}, tmp_path / "m.small")
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, tmp_path / "m", tmp_path / "f", repr(asked)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 6 * 16 * size, f"{int(done.stdout) / (16 * size):.1f} sections"

@@ -43,7 +43,7 @@ def test_a_pruned_run_killed_in_the_middle_of_writing_ends_the_same(
     assert found[1][-1]["kept"] == 90 - round(0.7 * 90) + 4
 
 
-@pytest.mark.parametrize("run", [{"workers": 2}, {"snapshot_every": 3}], ids=str)
+@pytest.mark.parametrize("run", [{"workers": 2}, {"snapshot_every": 3}, {"residuals": "disk"}], ids=str)
 def test_how_a_machine_runs_it_changes_nothing(tmp_path: Path, uninterrupted: Any, run: Any) -> None:
     finish(written(tmp_path / "recipe.json", rounds=6, run=run, **SECTIONS), tmp_path / "run")
     assert outcome(tmp_path / "run")[0]["state_digest"] == uninterrupted[0]["state_digest"]
