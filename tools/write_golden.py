@@ -5,6 +5,7 @@ run never writes these files.
 
     python tools/write_golden.py            every golden file
     python tools/write_golden.py ecsq       the frames of one codec
+    python tools/write_golden.py files      the stand-alone frames of files
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from phloem.codecs.casts import to_bf16
 from phloem.codecs.registry import BY_NAME, codec_from
+from phloem.files import decode_file, encode_file
+from phloem.files.tensorfile import TensorFileWriter
 from phloem.seeds import generator
-from phloem.tensors import Array, Layout
+from phloem.tensors import Array, Layout, TensorSpec
 from phloem.wire import frame as frames
+from phloem.wire.contents import Contents
 from phloem.wire.messages import Item, Order, Reply, Status
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden"
@@ -154,13 +159,59 @@ def write_messages() -> None:
     (folder / "update.layout.json").write_bytes(layout.to_json())
 
 
+FILES: dict[str, dict[str, Any]] = {
+    "step": {"step": 0.02},
+    "bf16": {"codec": "bf16"},
+    "lossless": {"lossless": True},
+}
+
+
+def write_files() -> None:
+    """A model in a file, a later one, and their frames; `NAME.safetensors` is what `NAME.phl` decodes to."""
+    folder = GOLDEN / "files"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    raw = generator(0, "golden files")
+    for name in ("base", "new"):
+        with (folder / f"{name}.safetensors").open("w+b") as file:
+            _write_model(file, raw)
+    for name, options in FILES.items():
+        frame, out = folder / f"{name}.phl", folder / f"{name}.safetensors"
+        encode_file(folder / "new.safetensors", frame, base=folder / "base.safetensors", **options)
+        decode_file(frame, out, base=folder / "base.safetensors")
+
+
+def _write_model(file: BinaryIO, raw: np.random.Generator) -> None:
+    def bell(*shape: int) -> Array:
+        return (raw.integers(-(1 << 20), 1 << 20, size=(*shape, 6)).sum(axis=-1) / (1 << 22)).astype(
+            np.float32
+        )
+
+    tensors: dict[str, tuple[str, Any]] = {
+        "layers.0.weight": ("float32", bell(20, 15)),
+        "layers.1.weight": ("float32", bell(20, 15)),
+        "half": ("float16", bell(8, 9).astype("<f2")),
+        "brain": ("bfloat16", to_bf16(bell(12, 7).reshape(-1)).astype("<u2").reshape(12, 7)),
+        "double": ("float64", bell(5, 3).astype("<f8")),
+        "scalar": ("float32", np.array(raw.integers(100), "<f4")),
+        "empty": ("float32", np.zeros((0, 3), "<f4")),
+        "mask": ("bool", raw.integers(0, 2, 9).astype(bool)),
+        "ids": ("int64", raw.integers(0, 1000, 70)),
+        "steps": ("int64", np.array(raw.integers(1 << 40))),
+    }
+    specs = tuple(TensorSpec(name, tensors[name][1].shape, tensors[name][0]) for name in sorted(tensors))
+    writer = TensorFileWriter(file, Contents(specs, {"format": "pt"}))
+    for spec in specs:
+        writer.write(spec, np.ascontiguousarray(tensors[spec.name][1]).reshape(-1).view(np.uint8))
+
+
 def main() -> None:
     """What the arguments name, or all of it."""
     missing = sorted(set(BY_NAME) - set(CONFIGS))
     if missing:
         raise SystemExit(f"add cases for {', '.join(missing)} to CONFIGS")
-    for codec in sys.argv[1:] or CONFIGS:
-        write_frames(codec)
+    for name in sys.argv[1:] or (*CONFIGS, "files"):
+        write_files() if name == "files" else write_frames(name)
     if not sys.argv[1:]:
         write_messages()
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from tests.files.conftest import Files
 from tests.files.models import error, mixed, network, read, values, write
 
 import phloem
-from phloem.errors import ConfigError, FormatError
+from phloem.errors import ConfigError, FormatError, StoreError
 from phloem.files import decode_file, encode_file, inspect_file, read_update
 from phloem.files.dtypes import FROM_FILE
 from phloem.files.tensorfile import TensorFile, state_digest_of
@@ -388,3 +389,37 @@ def test_the_written_header_is_the_librarys_own(tmp_path: Path) -> None:
         {"format": "pt"},
     )
     assert ours.read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+@pytest.mark.parametrize("limit", [100, 900, 5000])
+def test_a_disk_that_takes_no_more_is_one_error_and_leaves_nothing(net: Files, limit: int) -> None:
+    encode_file(net.new, net.frame, base=net.base, bits=2.0)
+    before = {path: path.read_bytes() for path in net.folder.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        for call in (
+            lambda: encode_file(net.new, net.frame, base=net.base, bits=2.0),
+            lambda: encode_file(net.new, net.frame, base=net.base, lossless=True),
+            lambda: decode_file(net.frame, net.out, base=net.base),
+        ):
+            with pytest.raises(StoreError, match="could not be written"):
+                call()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path: path.read_bytes() for path in net.folder.iterdir()} == before
+
+
+def test_an_interruption_leaves_nothing(net: Files) -> None:
+    def interrupt(what: str, done: int, total: int) -> None:
+        if "encoding" in what or "decoding" in what:
+            raise KeyboardInterrupt
+
+    before = sorted(net.folder.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        encode_file(net.new, net.frame, base=net.base, bits=1.0, progress=interrupt)
+    assert sorted(net.folder.iterdir()) == before
+    encode_file(net.new, net.frame, base=net.base, bits=1.0)
+    with pytest.raises(KeyboardInterrupt):
+        decode_file(net.frame, net.out, base=net.base, progress=interrupt)
+    assert not net.out.exists()

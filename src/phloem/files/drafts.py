@@ -39,7 +39,8 @@ class Drafts:
     def forget(self, draft: BinaryIO) -> None:
         """Removes a draft."""
         self._open.pop(draft.name, None)
-        draft.close()
+        with contextlib.suppress(OSError):  # what a full disk did not take is not missed
+            draft.close()
         with contextlib.suppress(OSError):
             os.unlink(draft.name)
 

@@ -1,0 +1,89 @@
+"""What the codecs do, measured: bytes against the ISO standard's coder, distance to the limit, speed, every codec.
+
+python benchmarks/codecs.py rates        # whole files against NNCodec's at equal NMSE, the eight updates
+python benchmarks/codecs.py synthetic    # bits above the ideal quantiser's curve, four known distributions
+python benchmarks/codecs.py speed        # one core, 25 million parameters, beside memcpy and the usual peers
+python benchmarks/codecs.py table        # every codec on three updates, and docs/codecs.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import rates
+import updates
+from measuring import RESULTS, quiet, write
+
+
+def run_rates(options: argparse.Namespace) -> dict[str, Any]:
+    """Our efforts against NNCodec's best settings and against its default ones."""
+    peer, settings = rates.nncodec(RESULTS / "nncodec.json")
+    loaded = updates.load(options.update or ())
+    answer: dict[str, Any] = {"peer": peer, "window": rates.WINDOW, "efforts": {}}
+    for effort in options.effort or rates.efforts():
+        curves = {}
+        for name, update in loaded.items():
+            curves[name] = rates.curve(update, effort)
+            print(f"{effort:9s} {name:14s} {len(curves[name])} points", file=sys.stderr, flush=True)
+        answer["efforts"][effort] = {
+            "curves": {
+                name: [[round(p.file_bits, 6), round(p.wire_bits, 6), round(p.nmse, 7)] for p in points]
+                for name, points in curves.items()
+            },
+            "against": {
+                setting: _against({name: rates.ratios(curves[name], theirs[name]) for name in curves})
+                for setting, theirs in settings.items()
+            },
+        }
+    _print_rates(answer["efforts"])
+    return answer
+
+
+def _against(rows: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    both = {
+        kind: {**rates.summary(rows, kind), "bands": rates.by_band(rows, kind)} for kind in ("file", "wire")
+    }
+    return {
+        **both,
+        "points": {name: [[round(v, 5) for v in p.values()] for p in rows[name]] for name in rows},
+    }
+
+
+def _print_rates(found: dict[str, Any]) -> None:
+    print(
+        f"{'effort':9s} {'NNCodec':8s} {'':5s} {'mean':>6s} {'worst ≤3':>9s} {'worst ≤4':>9s}  by NNCodec's bits"
+    )
+    for effort, one in found.items():
+        for setting, against in one["against"].items():
+            for kind in ("file", "wire"):
+                row = against[kind]
+                worst = [f"{w['ratio']:9.3f}" for w in row["worst_up_to"].values()]
+                bands = "  ".join(f"{band} {ratio:.3f}" for band, ratio in row["bands"].items())
+                print(f"{effort:9s} {setting:8s} {kind:5s} {row['mean']:6.3f} {' '.join(worst)}  {bands}")
+
+
+PARTS = {"rates": run_rates}
+
+
+def main() -> None:
+    """Runs one part and writes its result."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=sorted(PARTS))
+    parser.add_argument(
+        "--update", nargs="+", choices=sorted(updates.UPDATES), help="rates and table: only these"
+    )
+    parser.add_argument("--effort", nargs="+", choices=rates.EFFORTS, help="only these")
+    parser.add_argument("--dry", action="store_true", help="print, and leave the results as they are")
+    options = parser.parse_args()
+    quiet()
+    result = PARTS[options.part](options)
+    if not options.dry:
+        write(f"codecs-{options.part}", f"python benchmarks/codecs.py {' '.join(sys.argv[1:])}", result)
+
+
+if __name__ == "__main__":
+    main()
