@@ -79,6 +79,10 @@ def test_a_pruned_run_sends_fewer_bytes_in_both_directions(tmp_path: Path) -> No
     assert sparse["bytes_up"] < 0.9 * dense["bytes_up"]
     assert sparse["bytes_down"] < 0.9 * dense["bytes_down"]
     assert dense["parameters_kept"] == dense["parameters"]
+    report = (tmp_path / "sparse" / "report.html").read_text("utf-8")
+    assert f"{sparse['parameters_kept']} of 94 were kept in the end" in report
+    assert "sparsity = 0.7" in report
+    assert "kept in the end" not in (tmp_path / "dense" / "report.html").read_text("utf-8")
 
 
 def test_a_recipe_with_an_absurd_schedule_is_refused_in_a_sentence() -> None:

@@ -173,6 +173,12 @@ def meaning(recipe: Recipe, summary: Mapping[str, Any]) -> Markup:
         "The stopping data decide when the target counts as reached (in the first round that has it); the "
         "test data only give the final figure. This is one run with one seed; others give other figures.",
     ]
+    if recipe.prune is not None:
+        lines.append(
+            f"Weights were pruned while it learned: {summary['parameters_kept']:,} of "
+            f"{summary['parameters']:,} were kept in the end. Everyone derives which ones from the trunk; frames "
+            "carry these alone, and bits per parameter are of all."
+        )
     if summary.get("compare"):
         lines.append(
             "fp32 and bf16 were really run, with the same sites, data, links and server optimiser, averaging "
