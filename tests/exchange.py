@@ -43,7 +43,7 @@ def plan_of(state: State, sites: tuple[str, ...], up: Any = INT8, down: Any = IN
         initial_state=state_digest(state),
         up=up,
         down=down,
-        codecs=("bf16", "int8", "none", "sign", "topk"),
+        codecs=("bf16", "int8", "lossless", "none", "sign", "topk"),
         **{**limits_for(layout), **more},
     )
 

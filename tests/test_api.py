@@ -14,6 +14,7 @@ from phloem.wire import frame as frames
 
 CALLS: dict[str, dict[str, Any]] = {
     "none": {"codec": "none"},
+    "lossless": {"codec": "lossless"},
     "bf16": {"codec": "bf16"},
     "int8": {"codec": "int8", "block": 32},
     "topk": {"codec": "topk", "fraction": 0.1},

@@ -37,6 +37,7 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
     "int8": {"block-128": {"block": 128}, "block-7": {"block": 7}},
     "topk": {"tenth": {"fraction": 0.1}, "all": {"fraction": 1.0}},
     "sign": {"default": {}},
+    "lossless": {"default": {}},
     "ecsq": {
         "bits-0.02": {"bits": 0.02},
         "bits-0.5": {"bits": 0.5},

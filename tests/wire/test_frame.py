@@ -18,6 +18,7 @@ from phloem.wire.contents import Head
 
 CONFIGS = [
     {"codec": "none"},
+    {"codec": "lossless"},
     {"codec": "bf16"},
     {"codec": "int8", "block": 8},
     {"codec": "topk", "fraction": 0.3},

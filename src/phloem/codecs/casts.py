@@ -23,7 +23,7 @@ _LARGEST_BF16 = np.uint16(0x7F7F)
 class NoCompression(FromConfig):
     """Every value as little-endian float32: 32 bits per parameter. Lossless.
 
-    The honest worst case, and the payload of key-frames.
+    The honest worst case.
     """
 
     name: ClassVar[str] = "none"

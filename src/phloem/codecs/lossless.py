@@ -53,6 +53,7 @@ _PLAIN, _DIFFERENCES = 0, 1
 _SAMPLE = 1 << 12  # elements of each of four stretches by which a chunk chooses between plain and differences
 _PROBE = 1 << 14  # bytes of a block by which zstd shows whether repetitions are worth its time
 _LEAST_FOR_ZSTD = 64
+_NOT_CONTIGUOUS = "expected contiguous bytes, found a view with gaps"
 
 
 def encode_bytes(data: Buffer, dtype: str, base: Buffer | None = None) -> bytes:
@@ -170,12 +171,14 @@ def _type(dtype: str) -> tuple[int, int]:
 
 
 def _flat(data: Buffer) -> Bytes:
+    if isinstance(data, np.ndarray):
+        if not data.flags.c_contiguous:
+            raise ConfigError(_NOT_CONTIGUOUS, hint="copy the array with numpy.ascontiguousarray")
+        return data.reshape(-1).view(np.uint8)
     view = memoryview(data)
     if not view.c_contiguous:
-        raise ConfigError("expected contiguous bytes", hint="copy the array with numpy.ascontiguousarray")
-    if view.nbytes == 0:
-        return np.zeros(0, np.uint8)
-    return np.frombuffer(view.cast("B") if view.ndim else data, np.uint8)
+        raise ConfigError(_NOT_CONTIGUOUS, hint="copy it with bytes()")
+    return np.frombuffer(view, np.uint8)
 
 
 def _words(raw: Bytes, itemsize: int) -> tuple[Words, Bytes]:
@@ -185,7 +188,7 @@ def _words(raw: Bytes, itemsize: int) -> tuple[Words, Bytes]:
 
 
 def _check(base: Bytes) -> bytes:
-    return zlib.crc32(base).to_bytes(4, "little")
+    return zlib.crc32(base.data).to_bytes(4, "little")
 
 
 def _read_head(data: Bytes, size_bytes: int, base: Buffer | None) -> tuple[int, Bytes | None]:
@@ -237,10 +240,10 @@ def _encode_block(plane: Bytes) -> bytes:
         return block
     middle = max(0, plane.size - _PROBE) // 2
     probe = plane[middle : middle + _PROBE]
-    probed = len(zstandard.ZstdCompressor(level=1).compress(probe))
+    probed = len(zstandard.ZstdCompressor(level=1).compress(probe.data))
     if 10 * probed * plane.size > 9 * len(block) * probe.size:
         return block
-    packed = zstandard.ZstdCompressor(level=9).compress(plane)
+    packed = zstandard.ZstdCompressor(level=9).compress(plane.data)
     repeated = bytes([bytecoder.ZSTD]) + varint.pack(len(packed)) + packed
     return min(block, repeated, key=len)
 

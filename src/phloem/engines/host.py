@@ -44,7 +44,7 @@ def plan_for(recipe: Recipe, state: State) -> Plan:
         initial_state=state_digest(state),
         up=recipe.up,
         down=recipe.down,
-        codecs=tuple(sorted(names | {"none"})),
+        codecs=tuple(sorted(names | {"lossless"})),
         later=tuple(recipe.later),
         merge=MergeRule(recipe.rounds.division, recipe.server),
         clip_norm=recipe.rounds.clip_norm,

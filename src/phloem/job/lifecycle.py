@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from phloem import canonical
-from phloem.codecs.casts import NoCompression
+from phloem.codecs.lossless import Lossless
 from phloem.engines.host import initial_state_of, load_task_of, plan_for
 from phloem.engines.local import LocalEngine
 from phloem.engines.shelf import read_tensors
@@ -168,7 +168,7 @@ def _genesis(directory: RunDirectory, recipe: Recipe, plan: Plan, state: State, 
         "layout": store.put(layout.to_json()),
         "data": data,
         "state": plan.initial_state,
-        "frame": store.put(frames.pack(NoCompression(), layout.arrays(state), layout, key_frame=True)),
+        "frame": store.put(frames.pack(Lossless(), layout.arrays(state), layout, key_frame=True)),
         "chain": plan.genesis.hex(),
     }
     return directory.commit(None, content)

@@ -86,7 +86,8 @@ def _turned(words: Words) -> Words:
     below = 8 * words.itemsize - 9
     exponent = (words >> kind(below)) & kind(255)
     sign = words >> kind(below + 8)
-    return (exponent << kind(below + 1)) | (sign << kind(below)) | _below(words, below)
+    turned: Words = (exponent << kind(below + 1)) | (sign << kind(below)) | _below(words, below)
+    return turned
 
 
 def _turned_back(words: Words) -> Words:
@@ -100,11 +101,13 @@ def _turned_back(words: Words) -> Words:
     below = 8 * words.itemsize - 9
     sign = (words >> kind(below)) & kind(1)
     exponent = words >> kind(below + 1)
-    return (sign << kind(below + 8)) | (exponent << kind(below)) | _below(words, below)
+    upright: Words = (sign << kind(below + 8)) | (exponent << kind(below)) | _below(words, below)
+    return upright
 
 
 def _below(words: Words, bits: int) -> Words:
-    return words & words.dtype.type((1 << bits) - 1)
+    low: Words = words & words.dtype.type((1 << bits) - 1)
+    return low
 
 
 def _ordered(words: Words, exponent_bits: int) -> Words:

@@ -14,7 +14,7 @@ import numpy as np
 
 from phloem import canonical
 from phloem import feedback as ef
-from phloem.codecs.casts import NoCompression
+from phloem.codecs.lossless import Lossless
 from phloem.codecs.model import Model
 from phloem.errors import ConfigError, FormatError, StateError
 from phloem.feedback import Residual
@@ -129,17 +129,26 @@ class Coordinator:
             choice = b"" if chosen == self.plan.up_in(self.round) else chosen.pack()
         items: tuple[Item, ...]
         key_chain = None
-        if missing <= len(self.recent):
-            deltas = self.recent[len(self.recent) - missing :]
+        deltas = self.recent[len(self.recent) - missing :]
+        if missing <= len(self.recent) and self._are_fewer_bytes(deltas):
             items = tuple(Item(self.bitmaps[start + n], frame) for n, frame in enumerate(deltas))
         else:
             items, key_chain = (Item(self.bitmaps[start], self._key()),), self.chain
         return Order(self.round, train, self.prefixes[-1], state, start, items, key_chain, choice)
 
+    def _are_fewer_bytes(self, deltas: list[bytes]) -> bool:
+        """Whether a site catches up by these deltas; a site that lacks one round always does.
+
+        A key-frame is packed for the comparison only where the deltas could lose: states that were trained take
+        more than half of their float32.
+        """
+        size = sum(map(len, deltas))
+        return len(deltas) < 2 or size <= 2 * self.kept.size or size <= len(self._key())
+
     def _key(self) -> bytes:
         if self._key_frame is None:
             arrays = self.layout.arrays(self.state)
-            codec = Model() if self.kept.any_masked else NoCompression()
+            codec = Model() if self.kept.any_masked else Lossless()
             self._key_frame = frames.pack(codec, arrays, self.layout, key_frame=True)
         return self._key_frame
 
@@ -283,7 +292,7 @@ class Coordinator:
             refused[site] = reason
 
     def _trim(self) -> None:
-        """Forgets delta frames that together cost more than a key-frame (its mask taken as a bit per weight)."""
+        """Forgets delta frames that together cost more than any key-frame (a mask taken as a bit per weight)."""
         budget = 4 * self.kept.size + (self.layout.size // 8 if self.kept.any_masked else 0)
         while len(self.recent) > 1 and sum(map(len, self.recent)) > budget:
             self.recent.pop(0)
