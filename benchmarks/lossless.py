@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 import zstandard
-from measuring import RESULTS
 from safetensors.numpy import load_file
 
+from measuring import RESULTS
 from phloem import kernels
 from phloem.codecs.casts import to_bf16
 from phloem.codecs.lossless import decode_bytes, encode_bytes

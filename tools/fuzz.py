@@ -22,6 +22,7 @@ import numpy as np
 
 from phloem import kernels
 from phloem.codecs.ecsq import Ecsq
+from phloem.kernels.bytecoder import block_encode
 from phloem.kernels.tables import LADDER, tables
 from phloem.seeds import generator
 from phloem.tensors import Layout
@@ -57,7 +58,17 @@ def ecsq_seeds() -> Iterator[bytes]:
             yield body_input(shapes, Ecsq(bits=bits).encode(arrays, layout))
 
 
+def bytecoder_seeds() -> Iterator[bytes]:
+    """Blocks of every kind but zstd's."""
+    draw = generator(0, "fuzz", "bytecoder")
+    for size in (3, 200, 20_000):
+        for scale in (0.0, 0.3, 4.0, 60.0, 1e6):
+            data = (128 + scale * draw.normal(size=size)).astype(np.int64).astype(np.uint8)
+            yield size.to_bytes(2, "little") + block_encode(data)
+
+
 TARGETS: dict[str, tuple[list[str], Callable[[], Iterator[bytes]]]] = {
+    "bytecoder": (["bytecoder", "planes_loops"], bytecoder_seeds),
     "ecsq": (["decoder", "scales", "models", "rans"], ecsq_seeds),
 }
 

@@ -82,7 +82,9 @@ def _turned(words: Words) -> Words:
         return words
     if words.itemsize == 8:
         low, high, sign = words & kind((1 << 60) - (1 << 52)), words >> kind(60), words >> kind(63)
-        return (low << kind(4)) | ((high & kind(7)) << kind(53)) | (sign << kind(52)) | _below(words, 52)
+        high = high & kind(7)
+        wide: Words = (low << kind(4)) | (high << kind(53)) | (sign << kind(52)) | _below(words, 52)
+        return wide
     below = 8 * words.itemsize - 9
     exponent = (words >> kind(below)) & kind(255)
     sign = words >> kind(below + 8)
@@ -97,7 +99,8 @@ def _turned_back(words: Words) -> Words:
     if words.itemsize == 8:
         low, high = words >> kind(56), (words >> kind(53)) & kind(7)
         sign = (words >> kind(52)) & kind(1)
-        return (sign << kind(63)) | (high << kind(60)) | (low << kind(52)) | _below(words, 52)
+        wide: Words = (sign << kind(63)) | (high << kind(60)) | (low << kind(52)) | _below(words, 52)
+        return wide
     below = 8 * words.itemsize - 9
     sign = (words >> kind(below)) & kind(1)
     exponent = words >> kind(below + 1)
