@@ -252,6 +252,16 @@ def test_an_update_is_read_whole_or_in_its_first_rows(odd: Files) -> None:
         assert np.array_equal(array, update[name][: len(array)] if array.ndim else update[name])
 
 
+def test_metadata_that_may_no_longer_be_true_stay_behind(tmp_path: Path) -> None:
+    told = {"format": "pt", "digest": "4f" * 32}
+    new = write(tmp_path / "n", network(), told)
+    for options, kept in (({"bits": 2.0}, {"format": "pt"}), ({"lossless": True}, told)):
+        encode_file(new, tmp_path / "f", **options)
+        decode_file(tmp_path / "f", tmp_path / "o")
+        with TensorFile.open(tmp_path / "o") as file:
+            assert file.contents.metadata == kept
+
+
 # -- calls that are wrong --------------------------------------------------------------------------
 
 

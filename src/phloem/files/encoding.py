@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +23,7 @@ from phloem.files.pair import Pair, Progress, silent
 from phloem.files.sections import Section, sections
 from phloem.files.targets import EMPTY_BODY_BYTES, Survey, Whole, at_step, meet
 from phloem.files.tensorfile import TensorFile, bytes_of, state_digest_of
-from phloem.wire.contents import Head
+from phloem.wire.contents import Contents, Head
 
 _MOST_IN_MEMORY = 1 << 24  # exact bodies beyond this wait on the disk between passes
 _FRAME_BYTES = 2 + 4 + 2 + 4  # first bytes, length of the head, measured error, checksum
@@ -87,6 +88,8 @@ class _Work:
 
     def __post_init__(self) -> None:
         contents, base = self.pair.new.contents, self.pair.base
+        if self.codec.code != Lossless.code:
+            contents = Contents(contents.specs, _still_true(contents.metadata))
         self.parts = sections(contents.specs, lossless=self.codec.code == Lossless.code)
         self.coded = [section for section in self.parts if not section.exact]
         self.total = self.pair.new.size_bytes
@@ -156,6 +159,11 @@ class _Work:
         decoded = codec.decode(body, layout)
         sums = [self.pair.lost(spec, array) for spec, array in zip(section.specs, decoded, strict=True)]
         return body, (sum(part[0] for part in sums), sum(part[1] for part in sums))
+
+
+def _still_true(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What a file's metadata say whatever the values: libraries ask for the format; a digest would be wrong."""
+    return {key: text for key, text in metadata.items() if key == "format"}
 
 
 def digest_with_progress(file: TensorFile, progress: Progress) -> str:

@@ -62,18 +62,28 @@ def count_text(made: Inspection) -> str:
 
 
 def _tensors(made: Inspection) -> Table:
-    """The tensors; the size of a section stands at the first of its tensors."""
+    """The tensors; what would be the same in every row is left out.
+
+    The size of a section stands at the first of its tensors.
+    """
+    codecs, sections = {row.codec for row in made.tensors}, {row.section for row in made.tensors}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("tensor", overflow="fold")
     for heading in ("type", "shape"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("parameters", "codec", "section", "its bytes"):
-        table.add_column(heading, no_wrap=True, justify="left" if heading == "codec" else "right")
-    seen: set[int] = set()
+    table.add_column("parameters", no_wrap=True, justify="right")
+    if len(codecs) > 1:
+        table.add_column("codec", no_wrap=True)
+    if len(sections) > 1:
+        table.add_column("section", no_wrap=True, justify="right")
+        table.add_column("its bytes", no_wrap=True, justify="right")
+    unsaid = set(sections)
     for row in made.tensors:
-        shape = " × ".join(map(str, row.shape)) or "–"
-        size = "" if row.section in seen else f"{row.section_bytes:,}"
-        seen.add(row.section)
-        cells = (row.name, row.dtype, shape, f"{row.parameters:,}", row.codec, str(row.section + 1), size)
+        cells = [row.name, row.dtype, " × ".join(map(str, row.shape)) or "–", f"{row.parameters:,}"]
+        if len(codecs) > 1:
+            cells.append(row.codec)
+        if len(sections) > 1:
+            cells += [str(row.section + 1), f"{row.section_bytes:,}" if row.section in unsaid else ""]
+            unsaid.discard(row.section)
         table.add_row(*(Text(cell) for cell in cells))
     return table
