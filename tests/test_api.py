@@ -19,6 +19,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "int8": {"codec": "int8", "block": 32},
     "topk": {"codec": "topk", "fraction": 0.1},
     "sign": {"codec": "sign"},
+    "model": {"codec": "model", "weights": {"codec": "int8"}},
     "ecsq": {"bits": 2.0},
     "ecsq by step": {"step": 0.05},
     "ecsq by error": {"nmse": 0.1},

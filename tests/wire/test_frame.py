@@ -23,6 +23,7 @@ CONFIGS = [
     {"codec": "int8", "block": 8},
     {"codec": "topk", "fraction": 0.3},
     {"codec": "sign"},
+    {"codec": "model", "weights": {"codec": "bf16"}},
     {"codec": "ecsq", "bits": 2.0},
 ]
 UPDATE = {"b": np.linspace(-1, 1, 9).astype(np.float32), "w": generator(0, "frame").normal(size=(6, 5))}
