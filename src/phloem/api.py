@@ -60,7 +60,8 @@ def encode(
         step: the quantiser step, in the update's own unit.
         nmse: the wanted Σ(error)² ÷ Σ(update)².
         effort: how hard the encoder works at equal quality.
-        codec: "ecsq" (needs one of bits, bytes, step, nmse), "none", "lossless", "bf16", "int8", "topk", "sign" or "model".
+        codec: "ecsq" (needs one of bits, bytes, step, nmse), "none", "lossless", "bf16", "int8", "topk", "sign" or
+            "model".
         options: the other fields of the codec, such as `fraction` for "topk".
 
     Raises:
