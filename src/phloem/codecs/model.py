@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -72,9 +72,9 @@ class Model(FromConfig):
 
     def encode(self, arrays: Sequence[Array], layout: Layout, hints: Hints = NO_HINTS) -> bytes:
         """The mask, the vectors, the weights."""
-        hints = replace(
-            hints, held=None
-        )  # what is held has the whole layout; the two codecs have parts of it
+        hints = Hints(
+            guess=hints.guess, seed=hints.seed
+        )  # the others are of the whole layout, not of its parts
         matrices, vectors = _parts(layout)
         weights, others = _codec(self.weights), _codec(self.vectors)
         inner = _sub(layout, matrices)

@@ -85,6 +85,8 @@ def compress_file(
     stay as they are, but that "ecsq" has one step for all float tensors. Pruned weights come back as zeros. Memory
     is bounded by the largest tensor; beside `out` the disk holds the model twice while this works.
 
+    All errors here are against the model given; the frame's own (`inspect_file`) is against the pruned one.
+
     Args:
         model: a safetensors file.
         out: where the frame goes; replaced once it is whole.

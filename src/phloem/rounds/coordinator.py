@@ -249,8 +249,8 @@ class Coordinator:
         assert decoded is not None
         state = add(self.state, kept.scatter(decoded))
         state, after = pruned(self.plan.prune, state, self.layout, self.round + 1, self.plan.seed, kept)
-        assert residual.owed is not None
-        residual = replace(residual, owed=after.carry(residual.owed, kept))
+        if residual.owed is not None:
+            residual = replace(residual, owed=after.carry(residual.owed, kept))
         accepted = self.plan.bitmap({update.site for update in folded})
         chain = next_chain(self.chain, accepted, frame)
         digest = state_digest(state) if self.plan.compares_state_in(self.round + 1) else None
