@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from tests.cli.calls import Call, files_under, finish, start
+from tests.tiny import ROOT
 
 from phloem.seeds import generator
 
@@ -113,7 +114,7 @@ def test_codecs_are_called_by_name_with_their_fields(
         (["encode", "NEW", "-o", "F", "--bits", "1", "--nmse", "0.1"], 2, "exactly one of"),
         (["encode", "NEW", "-o", "F", "--bits", "1", "--lossless"], 2, "has no 'bits'"),
         (["encode", "NEW", "-o", "F", "--bits", "much"], 2, "'much' is not a valid float"),
-        (["encode", "NEW", "-o", "F", "--bytes", "20"], 2, "20 bytes were asked for"),
+        (["encode", "NEW", "-o", "F", "--bytes", "20"], 2, "20 bytes are not enough"),
         (["encode", "NEW", "-o", "F", "--bits", "1", "--effort", "heroic"], 2, "'heroic' is not one of"),
         (["encode", "NEW", "--bits", "1"], 2, "Missing option"),
         (["encode", "NO", "-o", "F", "--bits", "1"], 2, "cannot be read"),
@@ -146,6 +147,20 @@ def test_the_wrong_base_is_one_error(phloem: Call, pair: tuple[Path, Path], tmp_
         assert (told.code, told.out, len(told.errors)) == (2, "", 1)
         assert "base" in told.err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_lines_of_the_readme_work(
+    phloem: Call, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pair[0].parent)
+    pair[1].rename("tuned.safetensors")
+    block = (ROOT / "README.md").read_text("utf-8").partition("## Try it on two checkpoints")[2]
+    lines = re.findall(r"^\$ phloem ((?:encode|inspect|decode) .*)$", block, re.MULTILINE)
+    assert len(lines) == 3
+    for line in lines:
+        said = phloem(*line.split())
+        assert said.code == 0, said.err
+    assert load_file("restored.safetensors")["block0.weight"].shape == (60, 40)
 
 
 def test_both_kernels_write_the_same_frame(phloem: Call, pair: tuple[Path, Path], tmp_path: Path) -> None:

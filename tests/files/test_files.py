@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import resource
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ from tests.files.conftest import Files
 from tests.files.models import error, mixed, network, read, values, write
 
 import phloem
+from phloem.codecs.ecsq import Ecsq
+from phloem.codecs.registry import BY_NAME
 from phloem.errors import ConfigError, FormatError, StoreError
 from phloem.files import decode_file, encode_file, inspect_file, read_update
 from phloem.files.dtypes import FROM_FILE
+from phloem.files.inspection import effort_of
 from phloem.files.tensorfile import TensorFile, state_digest_of
+from phloem.kernels import Step
 from phloem.seeds import generator
 
 
@@ -158,6 +163,19 @@ def test_float64_is_added_in_float64(tmp_path: Path) -> None:
     assert np.square(found - near).sum() / np.square(near - far).sum() == pytest.approx(made.nmse, rel=0.01)
 
 
+@pytest.mark.parametrize(("before", "after"), [("float32", "float64"), ("float64", "float32")])
+def test_where_one_of_both_is_float64_so_is_the_sum(tmp_path: Path, before: str, after: str) -> None:
+    draw = generator(0, "wide")
+    old = draw.normal(size=(20, 30)).astype(before) + np.array(1000, before)
+    base = write(tmp_path / "b", {"x": (before, old)})
+    new = write(tmp_path / "n", {"x": (after, (old + draw.normal(size=old.shape) * 1e-3).astype(after))})
+    encode_file(new, tmp_path / "f", base=base, step=1e-4)
+    decode_file(tmp_path / "f", tmp_path / "o", base=base)
+    update = phloem.decode((tmp_path / "f").read_bytes())["x"]
+    wanted = (old.astype(np.float64) + update.astype(np.float64)).astype(after)
+    assert read(tmp_path / "o")["x"][2] == wanted.tobytes()
+
+
 def test_a_base_may_be_of_another_float_type(tmp_path: Path) -> None:
     base = write(tmp_path / "b", network())
     new = write(tmp_path / "n", {name: ("bfloat16", array) for name, (_, array) in network().items()})
@@ -299,8 +317,17 @@ def test_a_float64_beyond_float32_is_named(net: Files) -> None:
 
 
 def test_targets_that_cannot_be_met_say_what_can(net: Files) -> None:
-    wrong(r"30 bytes were asked for; .* take \d+", net, bytes=30, bits=None)
-    wrong("bytes were asked for", net, bits=1e-6)
+    wrong(r"30 bytes are not enough: .* take \d+", net, bytes=30, bits=None)
+    wrong("bytes are not enough", net, bits=1e-6)
+
+
+def test_a_small_model_gets_64_bytes_more_than_its_bits(tmp_path: Path) -> None:
+    new = tmp_path / "n"
+    save_file({"w": generator(0, "small").normal(size=(60, 40)).astype(np.float32)}, new)
+    made = encode_file(new, tmp_path / "f", bits=0.05)  # 15 bytes
+    assert made.bytes <= 15 + 64
+    assert made.nmse is not None
+    assert made.nmse < 1.0
 
 
 def test_options_that_do_not_fit_are_refused(net: Files) -> None:
@@ -314,8 +341,10 @@ def test_missing_files_and_places_are_named(net: Files) -> None:
     wrong("nowhere.* cannot be read: No such file", net, base=net.folder / "nowhere")
     with pytest.raises(ConfigError, match="cannot be written"):
         encode_file(net.new, net.folder / "no" / "frame", bits=1.0)
-    with pytest.raises(ConfigError, match="is a directory"):
-        encode_file(net.new, net.folder, bits=1.0)
+    for place in (net.folder, Path(os.devnull)):  # whoever is root must not replace a device
+        with pytest.raises(ConfigError, match="is not a file"):
+            encode_file(net.new, place, bits=1.0)
+    assert not Path(os.devnull).is_file()
     with pytest.raises(ConfigError, match="nowhere cannot be read"):
         decode_file(net.folder / "nowhere", net.out)
     with pytest.raises(ConfigError, match="nowhere cannot be read"):
@@ -337,8 +366,16 @@ def test_the_wrong_base_is_refused_before_anything_is_written(net: Files) -> Non
 
 def test_a_failed_call_leaves_the_old_file(net: Files) -> None:
     net.frame.write_bytes(b"years of work")
-    wrong("bytes were asked for", net, bytes=30, bits=None)
+    wrong("bytes are not enough", net, bytes=30, bits=None)
     assert net.frame.read_bytes() == b"years of work"
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(net: Files) -> None:
+    (net.folder / "deep").mkdir()
+    net.frame.symlink_to(net.folder / "deep" / "frame")
+    encode_file(net.new, net.frame, base=net.base, bits=1.0)
+    assert net.frame.is_symlink()
+    assert [path.name for path in (net.folder / "deep").iterdir()] == ["frame"]
 
 
 def test_a_file_may_be_written_over_its_own_source(net: Files) -> None:
@@ -433,3 +470,11 @@ def test_an_interruption_leaves_nothing(net: Files) -> None:
     with pytest.raises(KeyboardInterrupt):
         decode_file(net.frame, net.out, base=net.base, progress=interrupt)
     assert not net.out.exists()
+
+
+def test_the_effort_is_read_from_a_body() -> None:
+    step = Step.near(0.5)
+    found = [effort_of(Ecsq, step.pack(flags) + b"body") for flags in (0, 4, 8, 12, 12 | 16)]
+    assert found == ["fast", "balanced", "best", "best", "best"]
+    assert effort_of(Ecsq, step.pack(1)) is None  # zeros
+    assert effort_of(BY_NAME["sign"], b"\0" * 9) is None

@@ -111,8 +111,7 @@ class FrameReader:
         end = size_bytes - CHECKSUM_BYTES
         if size > min(end - start, 2 * LARGEST_TABLE_BYTES):
             raise FormatError("the frame ends inside its head")
-        code = first[1] & CODEC_CODE
-        codec: type[Codec] = Lossless if code == Lossless.code else codec_for_code(code)
+        codec = codec_for_code(first[1] & CODEC_CODE)
         file.seek(start)
         head = Head.unpack(file.read(size))
         error = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,18 @@ from phloem.codecs.lossless import needs_base
 from phloem.errors import ConfigError, FormatError
 from phloem.files.container import FrameReader
 from phloem.files.drafts import Drafts, in_words
-from phloem.files.dtypes import CODED, ITEM_BYTES, floats, restored
+from phloem.files.dtypes import CODED, Raw, floats, restored
 from phloem.files.exact import decode_exact
-from phloem.files.pair import Progress, base_tensors, silent
+from phloem.files.pair import base_tensors
 from phloem.files.sections import Section
-from phloem.files.tensorfile import TensorFile, TensorFileWriter, bytes_of, state_digest_of
+from phloem.files.tensorfile import Progress, TensorFile, TensorFileWriter, bytes_of, silent, state_digest_of
 from phloem.tensors import Array
 
 #: A frame without a base may claim this many parameters, or this many per byte: a few bytes may stand for any
 #: number of zeros, and real updates take more than 0.002 bits per parameter.
-MOST_PARAMETERS, MOST_PARAMETERS_PER_BYTE = 1 << 31, 4000
+LEAST_LIMIT, MOST_PARAMETERS_PER_BYTE = 1 << 24, 4000
+#: What `phloem.decode` takes if it is not told otherwise.
+MOST_PARAMETERS = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,8 @@ def decode_file(
 
     Raises:
         ConfigError: a file is missing, or the base is not the one that the frame was made against.
-        FormatError: the frame is damaged, or claims more than `max_parameters` (by default 2^31, or 4,000 per
-            byte of the frame; with a base there is no limit). StoreError: the disk failed.
+        FormatError: the frame is damaged, or claims more than `max_parameters` (by default 4,000 per byte of the
+            frame, or 2^24 if that is more; with a base there is no limit). StoreError: the disk failed.
     """
     path, out = Path(frame), Path(out)
     with contextlib.ExitStack() as stack:
@@ -81,7 +84,9 @@ def decode_file(
         drafts.finish(draft)
     with TensorFile.open(out) as written:
         contents = written.contents
-        return Decoded(len(contents.specs), contents.size, out.stat().st_size, state_digest_of(written))
+        return Decoded(
+            len(contents.specs), contents.size, out.stat().st_size, state_digest_of(written, progress)
+        )
 
 
 def decode_frame(frame: bytes, *, max_parameters: int = MOST_PARAMETERS) -> dict[str, Any]:
@@ -102,9 +107,9 @@ def decode_frame(frame: bytes, *, max_parameters: int = MOST_PARAMETERS) -> dict
         if reader.head.base is not None and needs_base(body):
             raise ConfigError(
                 f"tensor '{section.specs[0].name}' is coded against its base",
-                hint="write the frame to a file: phloem.files.decode_file takes the base",
+                hint="write the frame to a file: phloem.decode_file takes the base",
             )
-        raws = decode_exact(body, section.specs, [bytes_of(spec) for spec in section.specs], None)
+        raws = _exact(section, body, None)
         for spec, raw in zip(section.specs, raws, strict=True):
             if spec.dtype in CODED:
                 values = floats(raw, spec.dtype).astype(np.float32)
@@ -130,14 +135,7 @@ def _open_base(
     if wanted is None:
         raise ConfigError("the frame was made without a base", hint="decode it without --base")
     file = stack.enter_context(TensorFile.open(Path(base)))
-    done = 0
-
-    def read(size: int) -> None:
-        nonlocal done
-        done += size
-        progress(f"checking {file.path.name}", done, file.size_bytes)
-
-    digest = state_digest_of(file, lambda spec: read(bytes_of(spec)))
+    digest = state_digest_of(file, progress)
     if digest != wanted:
         raise ConfigError(
             f"{base} is not the base of this frame: expected the state {wanted[:16]}…, found {digest[:16]}…",
@@ -150,7 +148,7 @@ def _open_base(
 
 
 def _refuse_more(reader: FrameReader, most: int | None) -> None:
-    limit = max(MOST_PARAMETERS, MOST_PARAMETERS_PER_BYTE * reader.size_bytes) if most is None else most
+    limit = max(LEAST_LIMIT, MOST_PARAMETERS_PER_BYTE * reader.size_bytes) if most is None else most
     if reader.contents.size > limit:
         raise FormatError(
             f"the frame claims {reader.contents.size} parameters, more than {limit}",
@@ -159,8 +157,19 @@ def _refuse_more(reader: FrameReader, most: int | None) -> None:
 
 
 def _decoded(reader: FrameReader, section: Section, body: bytes) -> list[Array]:
-    try:
+    with _memory_permitting(section):
         return reader.codec.decode(body, section.layout)
+
+
+def _exact(section: Section, body: bytes, bases: list[Raw] | None) -> list[Raw]:
+    with _memory_permitting(section):
+        return decode_exact(body, section.specs, [bytes_of(spec) for spec in section.specs], bases)
+
+
+@contextlib.contextmanager
+def _memory_permitting(section: Section) -> Iterator[None]:
+    try:
+        yield
     except MemoryError as error:
         raise FormatError(f"a section claims {section.size} parameters, more than fit in memory") from error
 
@@ -171,8 +180,7 @@ def _restore(
     """Decodes one section and writes its tensors."""
     if section.exact:
         bases = None if base is None else base_tensors(base, section.specs)
-        sizes = [spec.size * ITEM_BYTES[spec.dtype] for spec in section.specs]
-        for spec, raw in zip(section.specs, decode_exact(body, section.specs, sizes, bases), strict=True):
+        for spec, raw in zip(section.specs, _exact(section, body, bases), strict=True):
             writer.write(spec, raw)
         return
     for spec, update in zip(section.specs, _decoded(reader, section, body), strict=True):

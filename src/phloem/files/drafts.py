@@ -18,6 +18,7 @@ class Drafts:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._place = Path(os.path.realpath(path))  # a link stays, what it leads to is replaced
         self._open: dict[str, BinaryIO] = {}
 
     def new(self) -> BinaryIO:
@@ -26,9 +27,11 @@ class Drafts:
         Raises:
             ConfigError: no file can be written there.
         """
-        name = str(self.path.with_name(f".{self.path.name[:32]}.{secrets.token_hex(4)}"))
-        if self.path.is_dir():
-            raise ConfigError(f"{self.path} is a directory", hint="name the file to write")
+        name = str(self._place.with_name(f".{self._place.name[:32]}.{secrets.token_hex(4)}"))
+        if self._place.exists() and not self._place.is_file():
+            raise ConfigError(
+                f"{self.path} is not a file, so none can take its place", hint="name a file to write"
+            )
         try:
             draft = open(name, "w+b")  # noqa: SIM115  (closed by forget and finish)
         except OSError as error:
@@ -53,7 +56,7 @@ class Drafts:
         with in_words(self.path):
             draft.flush()
             os.fsync(draft.fileno())
-            os.replace(draft.name, self.path)
+            os.replace(draft.name, self._place)
         del self._open[draft.name]
         draft.close()
 

@@ -1,8 +1,9 @@
 """The types of tensors in files: their sizes, and the way to float32 and back.
 
-A tensor of `CODED` type may be coded with loss. Its values are taken to float32 (float64 stays as it is), the update
-is the difference there, and what is decoded is added there and rounded once to the tensor's own type: to the
-nearest, ties to even, beyond the largest finite value to that value. All other types travel exactly.
+A tensor of `CODED` type may be coded with loss. Its values are taken to float32 (float64 if it or its base is of that
+type), the update is the difference there, and what is decoded is added there and rounded to the tensor's own type: to
+the nearest, ties to even, beyond the largest finite value to that value; from float64 to bfloat16 by way of float32.
+All other types travel exactly.
 """
 
 from __future__ import annotations
@@ -86,12 +87,14 @@ def difference(new: Raw, new_type: str, base: Raw | None, base_type: str) -> npt
 def restored(update: npt.NDArray[np.float32], new_type: str, base: Raw | None, base_type: str) -> Raw:
     """The tensor that base and update give, in its own type; a piece at a time. Shape: (bytes,)."""
     values = update.reshape(-1)
+    wide = "float64" in (new_type, base_type)
     out = np.empty(values.size * ITEM_BYTES[new_type], dtype=np.uint8)
     for here in pieces(values.size):
         part: Floats = values[here]
         with np.errstate(over="ignore"):
             if base is not None:
-                part = floats(bytes_at(base, base_type, here), base_type) + part
+                before = floats(bytes_at(base, base_type, here), base_type)
+                part = before + (part.astype(np.float64) if wide else part)
             bytes_at(out, new_type, here)[:] = rounded(part, new_type)
     return out
 

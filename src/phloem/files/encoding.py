@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,10 +20,10 @@ from phloem.files.container import FrameWriter
 from phloem.files.drafts import Drafts, in_words
 from phloem.files.exact import encode_exact
 from phloem.files.inspection import Inspection, inspect_file
-from phloem.files.pair import Pair, Progress, silent
+from phloem.files.pair import Pair
 from phloem.files.sections import Section, sections
 from phloem.files.targets import EMPTY_BODY_BYTES, Survey, Whole, at_step, meet
-from phloem.files.tensorfile import TensorFile, bytes_of, state_digest_of
+from phloem.files.tensorfile import Progress, TensorFile, bytes_of, silent, state_digest_of
 from phloem.wire.contents import Contents, Head
 
 _MOST_IN_MEMORY = 1 << 24  # exact bodies beyond this wait on the disk between passes
@@ -68,7 +69,10 @@ def encode_file(
         mine = stack.enter_context(TensorFile.open(Path(new)))
         theirs = None if base is None else stack.enter_context(TensorFile.open(Path(base)))
         drafts = stack.enter_context(Drafts(out))
-        spool: IO[bytes] = stack.enter_context(tempfile.SpooledTemporaryFile(max_size=_MOST_IN_MEMORY))
+        folder = os.path.dirname(os.path.realpath(out))
+        spool: IO[bytes] = stack.enter_context(
+            tempfile.SpooledTemporaryFile(max_size=_MOST_IN_MEMORY, dir=folder)
+        )
         stack.enter_context(in_words(out))
         work = _Work(Pair(mine, theirs), chosen, drafts, progress, spool)
         drafts.finish(work.encoded().draft)
@@ -95,7 +99,7 @@ class _Work:
         self.total = self.pair.new.size_bytes
         self.head = Head(
             contents,
-            None if base is None else digest_with_progress(base, self.progress),
+            None if base is None else state_digest_of(base, self.progress),
             has_error=bool(self.coded),
             has_sections=len(self.parts) > 1,
         )
@@ -164,15 +168,3 @@ class _Work:
 def _still_true(metadata: Mapping[str, str]) -> dict[str, str]:
     """What a file's metadata say whatever the values: libraries ask for the format; a digest would be wrong."""
     return {key: text for key, text in metadata.items() if key == "format"}
-
-
-def digest_with_progress(file: TensorFile, progress: Progress) -> str:
-    """The state digest of a file, telling how far it is."""
-    done = 0
-
-    def read(size: int) -> None:
-        nonlocal done
-        done += size
-        progress(f"reading {file.path.name}", done, file.size_bytes)
-
-    return state_digest_of(file, lambda spec: read(bytes_of(spec)))

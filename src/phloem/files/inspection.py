@@ -8,9 +8,15 @@ from typing import Any
 
 from phloem import canonical
 from phloem.codecs.base import Codec
+from phloem.codecs.ecsq import Ecsq
 from phloem.errors import ConfigError
 from phloem.files.container import FrameReader
 from phloem.files.sections import Section
+from phloem.kernels.steps import STEP_BYTES
+
+#: What an `ecsq` body's flags say of the model that coded it.
+_MODEL_FLAGS = 12
+_EFFORTS = {0: "fast", 4: "balanced", 8: "best", 12: "best"}
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,8 @@ def inspect(reader: FrameReader) -> Inspection:
     """What an open frame holds."""
     rows, effort = [], None
     for number, (section, body) in enumerate(reader.bodies()):
-        if not section.exact and effort is None:
-            effort = effort_of(reader.codec, body)
+        if not section.exact:
+            effort = effort or effort_of(reader.codec, body)
         rows += _rows(section, number, len(body), reader.codec.name)
     parameters = reader.contents.size
     return Inspection(
@@ -88,7 +94,7 @@ def inspect(reader: FrameReader) -> Inspection:
         bytes=reader.size_bytes,
         bits_per_parameter=8.0 * reader.size_bytes / parameters if parameters else 0.0,
         codec=reader.codec.name,
-        effort=effort,
+        effort=effort or ("fast" if reader.codec.code == Ecsq.code else None),
         nmse=0.0 if reader.codec.lossless else reader.error,
         base_digest=reader.head.base,
         tensors=tuple(sorted(rows, key=lambda row: row.name)),
@@ -96,9 +102,10 @@ def inspect(reader: FrameReader) -> Inspection:
 
 
 def effort_of(codec: type[Codec], body: bytes) -> str | None:
-    """The effort that a body was made with, for codecs that have efforts."""
-    told = getattr(codec, "effort_of", None)
-    return told(body) if told else ("fast" if codec.name == "ecsq" else None)
+    """The effort that a body was made with, for codecs that have efforts; None for nothing but zeros."""
+    if codec.code != Ecsq.code or len(body) <= STEP_BYTES:
+        return None
+    return _EFFORTS[body[STEP_BYTES - 1] & _MODEL_FLAGS]
 
 
 def _rows(section: Section, number: int, size: int, codec: str) -> list[TensorRow]:

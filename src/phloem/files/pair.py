@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +13,6 @@ from phloem.files.exact import as_type
 from phloem.files.sections import Section
 from phloem.files.tensorfile import TensorFile, same_tensors
 from phloem.tensors import Array, TensorSpec
-
-#: Tells how far a long piece of work is: what is being done, bytes done, bytes in all.
-Progress = Callable[[str, int, int], None]
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Shows no progress."""
 
 
 @dataclass(frozen=True)

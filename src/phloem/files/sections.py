@@ -36,8 +36,8 @@ class Section:
 
     @property
     def layout(self) -> Layout:
-        """The section's tensors, as a codec sees them."""
-        return Layout(self.specs)
+        """The section's tensors, as a codec sees them: all float32."""
+        return Layout(tuple(TensorSpec(spec.name, spec.shape) for spec in self.specs))
 
 
 def sections(specs: Sequence[TensorSpec], *, lossless: bool) -> list[Section]:

@@ -13,9 +13,9 @@ import numpy as np
 from phloem.codecs.ecsq import Ecsq
 from phloem.codecs.ratecontrol import Attempt, Goal, Model, Trial, find, thinned
 from phloem.errors import ConfigError
-from phloem.files.pair import Pair, Progress
+from phloem.files.pair import Pair
 from phloem.files.sections import Section
-from phloem.files.tensorfile import bytes_of
+from phloem.files.tensorfile import Progress, bytes_of
 from phloem.kernels import Step
 from phloem.tensors import Array, Layout, TensorSpec
 
@@ -25,6 +25,8 @@ _SAMPLE = 1 << 21
 _FINE_FROM = 0.25
 #: A section with nothing in it takes this many bytes.
 EMPTY_BODY_BYTES = 3
+#: `bits` may be missed by this much; so much a small model gets, and then a body that says something.
+SLACK_BYTES, _LEAST_BODY_BYTES = 64, 24
 _LEAST = 1e-300
 #: Octaves that a correction may go on the word of a slope.
 _STRIDE = 3.0
@@ -115,7 +117,11 @@ def meet(
     """
     if codec.nmse is not None:
         return _Search(codec, attempt, forget, survey, 0, 0).nearest_error(min(codec.nmse, 0.999))
-    wanted = codec.bytes if codec.bytes is not None else math.floor((codec.bits or 0.0) * parameters / 8.0)
+    if codec.bytes is not None:
+        wanted = codec.bytes
+    else:
+        wanted = math.floor((codec.bits or 0.0) * parameters / 8.0)
+        wanted = max(wanted, min(wanted + SLACK_BYTES, beside + _LEAST_BODY_BYTES))
     return _Search(codec, attempt, forget, survey, beside, wanted).nearest_size(parameters)
 
 
@@ -141,7 +147,7 @@ class _Search:
         coded = wanted - self._beside
         if coded < EMPTY_BODY_BYTES:
             raise ConfigError(
-                f"{wanted} bytes were asked for; names, shapes and tensors that travel exactly take "
+                f"{wanted} bytes are not enough: names, shapes and tensors that travel exactly take "
                 f"{self._beside + EMPTY_BODY_BYTES}",
                 hint=f"ask for more than {8 * (self._beside + EMPTY_BODY_BYTES) / parameters:.2g} bits per parameter",
             )
@@ -162,7 +168,7 @@ class _Search:
         while ceiling and whole.size_bytes > wanted:
             if step.value >= 2.0 * self._survey.extent:
                 raise ConfigError(
-                    f"{wanted} bytes were asked for; a frame with nothing in it takes {whole.size_bytes}"
+                    f"{wanted} bytes are not enough: a frame with nothing in it takes {whole.size_bytes}"
                 )
             step = Step.near(min(step.value * (1.0 + 2.0 * tolerance), 2.0 * self._survey.extent))
             self._forget(whole.draft)

@@ -26,25 +26,22 @@ from phloem.tensors import MAX_DIMENSIONS, STATE_DIGEST, TensorSpec
 from phloem.wire.contents import Contents
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+#: Tells how far a long piece of work is: what is being done, bytes done, bytes in all.
+Progress = Callable[[str, int, int], None]
+
 #: The library writes tensors of later types first.
 _ORDER = (
-    *(
-        "bool",
-        "uint8",
-        "int8",
-        "float8_e5m2",
-        "float8_e4m3fn",
-        "float8_e8m0fnu",
-        "int16",
-        "uint16",
-        "float16",
-    ),
-    *("bfloat16", "int32", "uint32", "float32", "complex64", "float64", "int64", "uint64"),
+    *("bool", "uint8", "int8", "float8_e5m2", "float8_e4m3fn", "float8_e8m0fnu", "int16", "uint16"),
+    *("float16", "bfloat16", "int32", "uint32", "float32", "complex64", "float64", "int64", "uint64"),
 )
 _CONVERT = (
     'python -c "import torch; from safetensors.torch import save_file; save_file({{k: v.clone() for k, v in '
     "torch.load('{0}', weights_only=True).items()}}, '{1}')\""
 )
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Shows no progress."""
 
 
 @dataclass
@@ -66,8 +63,8 @@ class TensorFile:
         """The file at `path`.
 
         Raises:
-            ConfigError: it is not a safetensors file, or one with a type that cannot be coded.
-            StoreError: it cannot be read.
+            ConfigError: there is none, it is a pickle, it is empty, or a tensor's type cannot be coded.
+            FormatError: it is not a whole safetensors file.
         """
         try:
             file = path.open("rb", buffering=0)
@@ -177,12 +174,13 @@ class StateDigest:
         return self._hash.hexdigest()
 
 
-def state_digest_of(file: TensorFile, each: Callable[[TensorSpec], None] = lambda spec: None) -> str:
-    """The digest of the state in a file; `each` is told of every tensor read."""
-    digest = StateDigest(file.contents.specs)
+def state_digest_of(file: TensorFile, progress: Progress = silent) -> str:
+    """The digest of the state in a file."""
+    digest, done = StateDigest(file.contents.specs), 0
     for spec in file.contents.specs:
         digest.add(file.read(spec))
-        each(spec)
+        done += bytes_of(spec)
+        progress(f"reading {file.path.name}", done, file.size_bytes)
     return digest.hexadecimal()
 
 

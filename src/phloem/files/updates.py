@@ -8,8 +8,8 @@ from pathlib import Path
 
 from phloem.errors import ConfigError
 from phloem.files.dtypes import CODED
-from phloem.files.pair import Pair, Progress, silent
-from phloem.files.tensorfile import TensorFile, bytes_of
+from phloem.files.pair import Pair
+from phloem.files.tensorfile import Progress, TensorFile, bytes_of, silent
 from phloem.tensors import State
 
 

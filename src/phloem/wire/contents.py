@@ -79,8 +79,8 @@ class Contents:
 
     @property
     def layout(self) -> Layout:
-        """The names and shapes, as codecs see them."""
-        return Layout(self.specs)
+        """The names and shapes, as codecs see them: all float32."""
+        return Layout(tuple(TensorSpec(spec.name, spec.shape) for spec in self.specs))
 
 
 @dataclass(frozen=True)

@@ -151,5 +151,7 @@ def _read_layout(frame: bytes) -> tuple[Layout, int]:
         or head.has_sections
         or {s.dtype for s in head.contents.specs} != {"float32"}
     ):
-        raise FormatError("the frame is that of a file, which may hold more", hint="phloem.decode reads it")
+        raise FormatError(
+            "the frame is that of a file, which may hold more", hint="decode it without naming a layout"
+        )
     return head.contents.layout, start + size
