@@ -19,8 +19,7 @@ from phloem.files.decoding import decode_file
 from phloem.files.drafts import in_words
 from phloem.files.dtypes import CODED, floats
 from phloem.files.encoding import encode_file
-from phloem.files.pair import Progress, silent
-from phloem.files.tensorfile import TensorFile, bytes_of
+from phloem.files.tensorfile import Progress, TensorFile, bytes_of, silent
 from phloem.files.thinning import matrices, rule_of, thin
 
 _EXACT: Mapping[str, Any] = {"codec": "lossless"}
