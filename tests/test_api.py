@@ -34,6 +34,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "linear": {"codec": "linear", "step": 0.01},
     "zstd": {"codec": "zstd"},
     "chain": {"codec": "chain", "stages": [{"codec": "topk", "fraction": 0.1}, {"codec": "int4"}]},
+    "model": {"codec": "model", "weights": {"codec": "int8"}},
     "ecsq": {"bits": 2.0},
     "ecsq by step": {"step": 0.05},
     "ecsq by error": {"nmse": 0.1},

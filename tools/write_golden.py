@@ -74,6 +74,11 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
         "best-bits-0.5": {"bits": 0.5, "effort": "best"},
         "best-step": {"step": 0.01, "effort": "best"},
     },
+    "model": {
+        "exact": {},
+        "int8": {"weights": {"codec": "int8"}, "vectors": {"codec": "none"}},
+        "ecsq": {"weights": {"codec": "ecsq", "bits": 4.0}, "mask": False},
+    },
 }
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from phloem.api import Feedback, decode, encode
     from phloem.errors import ConfigError, FormatError, PhloemError, StateError, StoreError
     from phloem.files import decode_file, encode_file, inspect_file
+    from phloem.files.compressing import compress_file
     from phloem.job.build import build
     from phloem.job.runner import Run
     from phloem.recipe import Recipe, load_recipe
@@ -30,6 +31,7 @@ _HOMES = {
     "StateError": "phloem.errors",
     "StoreError": "phloem.errors",
     "build": "phloem.job.build",
+    "compress_file": "phloem.files.compressing",
     "decode": "phloem.api",
     "decode_file": "phloem.files",
     "encode": "phloem.api",
@@ -50,6 +52,7 @@ __all__ = [
     "StateError",
     "StoreError",
     "build",
+    "compress_file",
     "decode",
     "decode_file",
     "encode",

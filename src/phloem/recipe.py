@@ -17,6 +17,7 @@ from phloem import canonical
 from phloem.codecs.config import check_number
 from phloem.codecs.registry import BY_NAME, codec_from
 from phloem.errors import ConfigError, nearest, unknown_key
+from phloem.pruning import Pruning
 from phloem.rounds.merge import MergeRule, ServerOptimizer
 from phloem.rounds.plan import Later
 from phloem.strict import as_table, from_table
@@ -171,6 +172,7 @@ class Recipe:
     up: dict[str, Any] = field(default_factory=lambda: dict(_DEFAULT_CODEC))
     down: dict[str, Any] = field(default_factory=lambda: dict(_DEFAULT_CODEC))
     later: list[Later] = field(default_factory=list)
+    prune: Pruning | None = None
     link: Link = field(default_factory=Link)
     links: dict[str, Link] = field(default_factory=dict)
     run: Running = field(default_factory=Running)

@@ -62,6 +62,9 @@ CONFIGS = [
     {"codec": "ecsq", "nmse": 0.3},
     {"codec": "ecsq", "step": 0.01, "effort": "balanced"},
     {"codec": "ecsq", "nmse": 0.2, "effort": "best"},
+    {"codec": "model"},
+    {"codec": "model", "weights": {"codec": "int8"}, "vectors": {"codec": "bf16"}},
+    {"codec": "model", "weights": {"codec": "ecsq", "bits": 3.0}, "mask": False},
 ]
 
 

@@ -110,3 +110,16 @@ def test_the_language_model_learns() -> None:
     state = task.train(state, task.shard("a"), {}, 0)[0]
     assert task.evaluate(state, "stop")["loss"] < before - 1.5
     assert task.metric.reached(2.0, 2.1)
+
+
+@pytest.mark.slow
+def test_pruned_weights_of_the_language_model_stay_zero_whatever_adam_remembers() -> None:
+    task = CodeLM(SITES, 0, steps=2, batch_size=2, context=32)
+    state, memory, *_ = task.train(task.initial_state(0), task.shard("a"), {}, 1)
+    name = max(state, key=lambda name: state[name].size)
+    keep = {name: np.abs(state[name]) > np.median(np.abs(state[name]))}
+    pruned = {**state, name: np.where(keep[name], state[name], np.float32(-0.0))}
+    after, *_ = task.train(pruned, task.shard("a"), memory, 2, keep=keep)
+    assert (after[name][~keep[name]] == 0).all()
+    assert (after[name][keep[name]] != pruned[name][keep[name]]).any()
+    assert (task.train(pruned, task.shard("a"), memory, 2)[0][name][~keep[name]] != 0).any()

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from phloem.seeds import seed_for
+from phloem.seeds import generator, seed_for
 from phloem.tasks import digits_cnn
 from phloem.tasks.digits import STOP, TEST, Digits
 from phloem.tensors import Layout, State, state_digest
@@ -97,3 +97,18 @@ def test_a_few_rounds_of_averaging_learn_the_digits(task: Digits) -> None:
     figures = task.evaluate(state, "stop")
     assert figures["accuracy"] > 0.6
     assert set(figures) == set(task.evaluate(state, "test"))
+
+
+def test_pruned_weights_stay_as_they_are_and_both_loops_agree_on_the_others(task: Digits) -> None:
+    start, shard = task.initial_state(0), task.shard("site-1").at(np.arange(24))
+    keep = {
+        name: generator(0, "keep", name).random(start[name].shape) < 0.5
+        for name in ("conv1.weight", "conv2.weight", "linear1.weight")
+    }
+    fast, _ = digits_cnn.sgd(start, shard, keep=keep, **SETTING)
+    slow, _ = digits_cnn.sgd_reference(start, shard, keep=keep, **SETTING)
+    for name, array in start.items():
+        assert np.allclose(fast[name], slow[name], atol=1e-5)
+        assert not np.array_equal(fast[name], array)
+        if name in keep:
+            assert np.array_equal(fast[name][~keep[name]], array[~keep[name]])

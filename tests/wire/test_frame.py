@@ -38,6 +38,7 @@ CONFIGS = [
     {"codec": "linear", "step": 0.01},
     {"codec": "zstd"},
     {"codec": "chain", "stages": [{"codec": "topk", "fraction": 0.5}, {"codec": "qsgd"}, {"codec": "zstd"}]},
+    {"codec": "model", "weights": {"codec": "bf16"}},
     {"codec": "ecsq", "bits": 2.0},
 ]
 UPDATE = {"b": np.linspace(-1, 1, 9).astype(np.float32), "w": generator(0, "frame").normal(size=(6, 5))}

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import phloem
-from phloem.cli import file_commands
+from phloem.cli import compress, file_commands
 from phloem.cli.options import DebugOption, KernelChoice, KernelsOption
 from phloem.errors import ConfigError, PhloemError
 
@@ -156,6 +156,7 @@ def report_command(
 
 
 file_commands.add_to(app)
+compress.add_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

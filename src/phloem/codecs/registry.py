@@ -7,10 +7,11 @@ from typing import Any
 
 from phloem.codecs.base import Codec
 from phloem.codecs.chain import Chain
+from phloem.codecs.model import Model
 from phloem.codecs.stages import STAGES, configured
 from phloem.errors import FormatError
 
-CODECS: tuple[type[Codec], ...] = (*STAGES, Chain)
+CODECS: tuple[type[Codec], ...] = (*STAGES, Chain, Model)
 BY_NAME: Mapping[str, type[Codec]] = {codec.name: codec for codec in CODECS}
 BY_CODE: Mapping[int, type[Codec]] = {codec.code: codec for codec in CODECS}
 

@@ -48,6 +48,7 @@ def plan_for(recipe: Recipe, state: State) -> Plan:
         later=tuple(recipe.later),
         merge=MergeRule(recipe.rounds.division, recipe.server),
         clip_norm=recipe.rounds.clip_norm,
+        prune=recipe.prune,
         **limits_for(layout),
     )
 
@@ -123,7 +124,7 @@ class Host:
         seed = seed_for(self.recipe.seed, "train", name, work.round)
         start = {tensor: array.copy() for tensor, array in site.at.state.items()}
         trained, memory, examples, metrics = self.task.train(
-            start, self.shards[name], self.memory[name], seed, site=name
+            start, self.shards[name], self.memory[name], seed, site=name, keep=site.kept.by_name()
         )
         finished = time.perf_counter()
         message = site.reply(trained, examples)

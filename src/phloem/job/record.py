@@ -40,7 +40,8 @@ class RoundRecord:
 
     `bytes_up` and `bytes_down` are frames, `control_bytes` everything around them; the three are disjoint.
     `bytes_down` brings this round's result to the sites. `seconds` is the simulated clock, `train_seconds` and
-    `codec_seconds` are measured, summed over sites.
+    `codec_seconds` are measured, summed over sites. `kept` is the number of weights that the trunk then has, where
+    the recipe prunes.
     """
 
     round: int
@@ -61,6 +62,7 @@ class RoundRecord:
     total_bytes: int = 0
     total_seconds: float = 0.0
     state: str | None = None
+    kept: int | None = None
     commit: str = ""
     per_site: dict[str, SiteRecord] = field(default_factory=dict)
 
@@ -133,6 +135,7 @@ def summarize(
         "control_bytes": control,
         "total_bytes": bytes_up + bytes_down + control,
         "parameters": parameters,
+        "parameters_kept": parameters if records[-1].kept is None else records[-1].kept,
         "bits_per_parameter_up": 8 * bytes_up / (parameters * up_frames) if up_frames else 0.0,
         "bits_per_parameter_down": 8 * bytes_down / (parameters * down_frames) if down_frames else 0.0,
         "seconds": records[-1].total_seconds,

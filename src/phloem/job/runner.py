@@ -111,6 +111,7 @@ class Runner:
             refused,
             nmse_down=result.nmse_down,
             state=result.state,
+            kept=None if self.recipe.prune is None else self.coordinator.kept.size,
         )
         self.records.append(record)
         last = self._over()
@@ -219,6 +220,7 @@ class Runner:
             "state": result.state,
             "inputs": inputs,
             "refused": dict(sorted(record.refused.items())),
+            **({} if record.kept is None else {"kept": record.kept}),
             "metric": record.metric if math.isfinite(record.metric) else None,
         }
 

@@ -15,8 +15,11 @@ import numpy as np
 from phloem import canonical
 from phloem import feedback as ef
 from phloem.codecs.lossless import Lossless
+from phloem.codecs.model import Model
 from phloem.errors import ConfigError, FormatError, StateError
 from phloem.feedback import Residual
+from phloem.masks import everything
+from phloem.pruning import marked, pruned
 from phloem.rounds import events
 from phloem.rounds.choose import DOWN, Choose, FixedChoice, Timing
 from phloem.rounds.merge import Merge, WeightedMerge
@@ -78,6 +81,7 @@ class Coordinator:
         self.merger: Merge = self.merge or WeightedMerge(self.plan.merge)
         self.round = 0
         self.chain = self.plan.genesis
+        self.kept = everything(self.layout)  # the weights that are not pruned; frames carry only these
         self.residual = Residual()
         self.digest: str | None = self.plan.initial_state
         self.positions = dict.fromkeys(self.plan.sites, 0)
@@ -139,12 +143,13 @@ class Coordinator:
         more than half of their float32.
         """
         size = sum(map(len, deltas))
-        return len(deltas) < 2 or size <= 2 * self.layout.size or size <= len(self._key())
+        return len(deltas) < 2 or size <= 2 * self.kept.size or size <= len(self._key())
 
     def _key(self) -> bytes:
         if self._key_frame is None:
             arrays = self.layout.arrays(self.state)
-            self._key_frame = frames.pack(Lossless(), arrays, self.layout, key_frame=True)
+            codec = Model() if self.kept.any_masked else Lossless()
+            self._key_frame = frames.pack(codec, arrays, self.layout, key_frame=True)
         return self._key_frame
 
     # -- up --------------------------------------------------------------------------------------------------
@@ -201,7 +206,7 @@ class Coordinator:
         if not 0 < reply.examples < MOST_EXAMPLES:
             return f"an update for {reply.examples} examples is outside the plan", None
         try:
-            self.plan.admit(reply.frame, self.layout)
+            self.plan.admit(reply.frame, self.kept.layout)
         except FormatError as error:
             return f"damaged frame: {error}", None
         return None, Received(site, reply.examples, reply.frame)
@@ -224,23 +229,29 @@ class Coordinator:
             raise
 
     def _close(self, folded: list[Received], refused: dict[str, str]) -> RoundResult:
+        kept = self.kept
         step = self.merger.step(self.layout, self._decoded(folded, refused))
         wanted = (
-            step if step is not None else [np.zeros(spec.shape, np.float32) for spec in self.layout.specs]
+            kept.gather(step)
+            if step is not None
+            else [np.zeros(spec.shape, np.float32) for spec in kept.layout.specs]
         )
         codec = self.plan.check(self.chooser(DOWN, self.round, self.timings)).codec
         try:
             seed = self.plan.frame_seed(DOWN, self.round)
-            frame, in_flight = ef.send(self.residual, wanted, codec, self.layout, seed=seed)
+            frame, in_flight = ef.send(self.residual, wanted, codec, kept.layout, seed=seed)
         except ConfigError as error:
             raise ConfigError(
                 f"the merged step of round {self.round} is not finite: {error.message}",
                 hint="lower the server's learning rate or set [rounds] clip_norm",
             ) from error
-        residual, decoded = ef.settle(in_flight, self.layout, accepted=True)
+        residual, decoded = ef.settle(in_flight, kept.layout, accepted=True)
         assert in_flight.owed is not None
         assert decoded is not None
-        state = add(self.state, decoded)
+        state = add(self.state, kept.scatter(decoded))
+        state, after = pruned(self.plan.prune, state, self.layout, self.round + 1, self.plan.seed, kept)
+        if residual.owed is not None:
+            residual = replace(residual, owed=after.carry(residual.owed, kept))
         accepted = self.plan.bitmap({update.site for update in folded})
         chain = next_chain(self.chain, accepted, frame)
         digest = state_digest(state) if self.plan.compares_state_in(self.round + 1) else None
@@ -253,6 +264,7 @@ class Coordinator:
             self.round, tuple(folded), refused, frame, chain, digest, lost, self._attachments
         )
         self.state, self.residual, self.chain, self.digest = state, residual, chain, digest
+        self.kept = after
         self.round += 1
         self.prefixes.append(chain[:PREFIX_BYTES])
         self.bitmaps.append(accepted)
@@ -268,7 +280,7 @@ class Coordinator:
         for site in sorted(self._updates):
             update = self._updates[site]
             try:
-                arrays = frames.unpack(update.frame, self.layout).decode()
+                arrays = self.kept.scatter(frames.unpack(update.frame, self.kept.layout).decode())
             except FormatError as error:
                 reason = f"damaged frame: {error}"
             else:
@@ -281,8 +293,8 @@ class Coordinator:
             refused[site] = reason
 
     def _trim(self) -> None:
-        """Forgets delta frames that together cost more than any key-frame."""
-        budget = 4 * self.layout.size
+        """Forgets delta frames that together cost more than any key-frame (a mask taken as a bit per weight)."""
+        budget = 4 * self.kept.size + (self.layout.size // 8 if self.kept.any_masked else 0)
         while len(self.recent) > 1 and sum(map(len, self.recent)) > budget:
             self.recent.pop(0)
 
@@ -313,7 +325,8 @@ class Coordinator:
         self.round, self.chain = facts["round"], bytes.fromhex(facts["chain"])
         self.digest, self.state = facts["state"], state
         owed = {name[5:]: array for name, array in arrays.items() if name.startswith("owed/")}
-        self.residual = Residual(tuple(self.layout.arrays(owed)) if owed else None, None, facts["step"])
+        self.kept = marked(self.plan.prune, state, self.layout, self.round)
+        self.residual = Residual(tuple(self.kept.layout.arrays(owed)) if owed else None, None, facts["step"])
         self.merger.load({name[6:]: array for name, array in arrays.items() if name.startswith("merge/")})
         self.positions = dict(facts["positions"])
         self.prefixes = [bytes.fromhex(prefix) for prefix in facts["prefixes"]]

@@ -15,6 +15,7 @@ from phloem import canonical
 from phloem.codecs.base import Codec
 from phloem.codecs.registry import BY_NAME, codec_from
 from phloem.errors import ConfigError, FormatError
+from phloem.pruning import Pruning
 from phloem.rounds.merge import MergeRule
 from phloem.seeds import seed_for
 from phloem.tensors import Layout
@@ -23,6 +24,7 @@ from phloem.wire.frame import Frame
 
 VERSION = 0
 LARGEST_VALUE = 2.0**100  # in an update; anything above can only be an attack or a diverged site
+KEY_FRAME_CODECS = ("lossless", "model", "none")  # of a whole state; `model` where weights are pruned
 DIGEST_EVERY_ROUND_BELOW = 10_000_000  # parameters; SHA-256 of a larger state is not free
 
 
@@ -68,6 +70,7 @@ class Plan:
         merge: how updates become the trunk's next step.
         clip_norm: a site scales its update down to this Euclidean norm; None leaves it.
         digest_every: every this many rounds both ends compare whole state digests (the chain id always).
+        prune: when the trunk loses weights; None keeps them all.
     """
 
     run: str
@@ -83,6 +86,7 @@ class Plan:
     clip_norm: float | None = None
     digest_every: int = 1
     later: tuple[Later, ...] = ()
+    prune: Pruning | None = None
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -140,7 +144,8 @@ class Plan:
         if parts.is_key_frame != key_frame:
             found, wanted = ("delta frame", "key-frame") if key_frame else ("key-frame", "delta frame")
             raise FormatError(f"expected a {wanted}, found a {found}")
-        if parts.codec.name not in self.codecs:
+        allowed = self.codecs if not key_frame else KEY_FRAME_CODECS
+        if parts.codec.name not in allowed:
             raise FormatError(f"codec '{parts.codec.name}' is not in the plan")
         return parts
 

@@ -17,6 +17,8 @@ from phloem import feedback as ef
 from phloem.errors import ConfigError, FormatError, StateError
 from phloem.feedback import Residual
 from phloem.kernels import backend
+from phloem.masks import Kept
+from phloem.pruning import marked, pruned
 from phloem.rounds import events
 from phloem.rounds.plan import LARGEST_VALUE, Choice, Plan, next_chain
 from phloem.tensors import Array, Layout, State, state_digest
@@ -38,7 +40,7 @@ class Position:
     """Where a site stands: how many merges it has applied, and what it holds after them.
 
     `digest` is the state's, where it was compared with the coordinator's; `examples` is how many the update in
-    flight stands for, in case it has to be sent again.
+    flight stands for, in case it has to be sent again. The residual has the layout of the kept weights.
     """
 
     round: int
@@ -125,12 +127,13 @@ class Site:
             raise ConfigError(
                 f"site '{self.name}' trained a model of another shape: {error.message}"
             ) from error
-        update = self._clip(difference(after, self.layout.arrays(at.state)))
+        kept = self.kept
+        update = self._clip(kept.gather(difference(after, self.layout.arrays(at.state))))
         reason = self._unfit(update)
         if reason is not None:
             return replace(reply, status=Status.REFUSED, reason=reason).pack()
         seed = self.plan.frame_seed(self.name, at.round)
-        frame, residual = ef.send(at.residual, update, self._codec, self.layout, into=update, seed=seed)
+        frame, residual = ef.send(at.residual, update, self._codec, kept.layout, into=update, seed=seed)
         message = replace(reply, status=Status.UPDATE, examples=examples, frame=frame).pack()
         self.emit(
             events.UpdateSent(
@@ -172,10 +175,21 @@ class Site:
                 raise FormatError(f"an order's choice is not in the plan: {error.message}") from error
         return choice
 
-    def _settled(self, residual: Residual, round_number: int, accepted: bytes) -> Residual:
-        """The residual once the fate of the update sent in `round_number` is known."""
+    @property
+    def kept(self) -> Kept:
+        """The weights that are not pruned: the layout of frames, and of the residual."""
+        return self._kept(self.at.state, self.at.round)
+
+    def _kept(self, state: State, number: int) -> Kept:
+        return marked(self.plan.prune, state, self.layout, number)
+
+    def _settled(self, residual: Residual, accepted: bytes, before: Kept, after: Kept) -> Residual:
+        """The residual once the fate of the update in flight is known, under the mask `after`."""
         taken = self.plan.in_bitmap(accepted, self.name)
-        return ef.resolve(residual, self.layout, accepted=taken)
+        settled = ef.resolve(residual, before.layout, accepted=taken)
+        if settled.owed is None:
+            return settled
+        return replace(settled, owed=after.carry(settled.owed, before))
 
     def _by_deltas(self, order: Order) -> Position:
         at = self.at
@@ -187,10 +201,16 @@ class Site:
                 raise StateError(
                     f"site '{self.name}' lacks the frames of rounds {at.round} to {round_number - 1}"
                 )
-            state = {name: array.copy() for name, array in at.state.items()}
-            self.plan.admit(item.frame, self.layout).add_to(self.layout.arrays(state))
+            plan, number, kept = self.plan, at.round + 1, self._kept(at.state, at.round)
+            frame = plan.admit(item.frame, kept.layout)
+            if kept.any_masked:
+                state = add(at.state, kept.scatter(frame.decode()))
+            else:
+                state = {name: array.copy() for name, array in at.state.items()}
+                frame.add_to(self.layout.arrays(state))
+            state, after = pruned(plan.prune, state, self.layout, number, plan.seed, kept)
             chain = next_chain(at.chain, item.accepted, item.frame)
-            at = Position(at.round + 1, chain, state, self._settled(at.residual, at.round, item.accepted))
+            at = Position(number, chain, state, self._settled(at.residual, item.accepted, kept, after))
         return at
 
     def _by_key_frame(self, order: Order) -> Position:
@@ -200,8 +220,9 @@ class Site:
         key = self.plan.admit(item.frame, self.layout, key_frame=True)
         assert order.key_chain is not None
         known = item.accepted if order.start == at.round else self.plan.bitmap(set())
-        residual = self._settled(at.residual, at.round, known)
-        return Position(order.round, order.key_chain, self.layout.named(key.decode()), residual)
+        state = self.layout.named(key.decode())
+        kept, after = self._kept(at.state, at.round), self._kept(state, order.round)
+        return Position(order.round, order.key_chain, state, self._settled(at.residual, known, kept, after))
 
     def _shared(self, at: Position) -> Position:
         """The same position, on the arrays that other sites of this process stand on if they hold the same bits."""
@@ -220,7 +241,7 @@ class Site:
 
     def own(self, owed: dict[str, Array]) -> None:
         """Takes the residual's arrays from where they were kept; with none, lets go of them until then."""
-        arrays = tuple(self.layout.arrays(owed)) if owed else None
+        arrays = tuple(self.kept.layout.arrays(owed)) if owed else None
         self.at = replace(self.at, residual=replace(self.at.residual, owed=arrays))
 
     def save(self) -> tuple[dict[str, Any], dict[str, Array], State]:
@@ -239,8 +260,9 @@ class Site:
 
     def load(self, facts: dict[str, Any], owed: dict[str, Array], state: State) -> None:
         """Stands again where `save` was called."""
+        kept = self._kept(state, facts["round"])
         residual = Residual(
-            tuple(self.layout.arrays(owed)) if owed else None,
+            tuple(kept.layout.arrays(owed)) if owed else None,
             None if facts["sent"] is None else bytes.fromhex(facts["sent"]),
             facts["step"],
             facts["forgives"],

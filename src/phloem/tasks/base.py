@@ -19,6 +19,9 @@ from phloem.tensors import State
 Memory = dict[str, npt.NDArray[Any]]
 """What a site keeps between rounds and never sends: optimiser moments, counters, local tensors."""
 
+Keep = Mapping[str, npt.NDArray[np.bool_]]
+"""Of a pruned model: for every tensor that lost weights, where it still has them."""
+
 Part = Literal["stop", "test"]
 """`stop` decides when a run ends; `test` is for the final figure and nothing else."""
 
@@ -78,6 +81,9 @@ class Task(Protocol):
         gets from this one: NumPy arrays of numbers by name (torch tensors become such; bfloat16, texts and
         objects are refused). The samples are a whole number from 0 to below 2^40. A shard too small
         to learn from returns the state as it was and 0 samples.
+
+        A `train` that also takes `keep: Keep | None = None` is told which weights a pruned model has, to hold the
+        others at zero while it trains; what comes back for these is not used either way.
         """
         ...
 

@@ -7,6 +7,7 @@ itself raises goes through as it is.
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from phloem.errors import ConfigError
-from phloem.tasks.base import Memory, Metric, Part, Task
+from phloem.tasks.base import Keep, Memory, Metric, Part, Task
 from phloem.tensors import Layout, State, as_float32
 from phloem.wire.messages import MOST_EXAMPLES
 
@@ -37,6 +38,7 @@ class CheckedTask:
                 hint="for example metric = Metric('accuracy')",
             )
         self.metric: Metric = metric
+        self._takes_keep = "keep" in inspect.signature(task.train).parameters
 
     def __getattr__(self, name: str) -> Any:
         if name == "_task":  # not there yet: do not look for it in itself
@@ -64,9 +66,16 @@ class CheckedTask:
         return self._task.shard(site)
 
     def train(
-        self, state: State, shard: Any, memory: Memory, seed: int, *, site: str | None = None
+        self,
+        state: State,
+        shard: Any,
+        memory: Memory,
+        seed: int,
+        *,
+        site: str | None = None,
+        keep: Keep | None = None,
     ) -> tuple[State, Memory, int, dict[str, float]]:
-        """As `Task.train`; `site` is for messages.
+        """As `Task.train`; `site` is for messages, `keep` reaches a task that takes it.
 
         A memory's torch tensors become NumPy arrays (bfloat16 has none, so it is refused), and so do NumPy's
         scalars. Shapes are compared with the model's where the update is made.
@@ -76,7 +85,8 @@ class CheckedTask:
         """
         at = f" at site '{site}'" if site is not None else ""
         where = f"task '{self._name}': train(){at}"
-        answer: Any = self._task.train(state, shard, memory, seed)
+        pruned = {"keep": keep} if keep is not None and self._takes_keep else {}
+        answer: Any = self._task.train(state, shard, memory, seed, **pruned)
         if not isinstance(answer, tuple | list):
             raise ConfigError(f"{where} gave {_seen(answer)}, not four values", hint=_SEAM)
         if len(answer) != 4:

@@ -9,7 +9,7 @@ import torch
 
 from phloem.seeds import generator
 from phloem.tasks import corpus, gpt
-from phloem.tasks.base import Memory, Metric, Part, check_part, check_range, check_site
+from phloem.tasks.base import Keep, Memory, Metric, Part, check_part, check_range, check_site
 from phloem.tasks.corpus import Bytes
 from phloem.tasks.torch_task import pack_optimiser, tensors, unpack_optimiser
 from phloem.tensors import State
@@ -82,9 +82,13 @@ class CodeLM:
         return self._texts[site]
 
     def train(
-        self, state: State, shard: Bytes, memory: Memory, seed: int
+        self, state: State, shard: Bytes, memory: Memory, seed: int, *, keep: Keep | None = None
     ) -> tuple[State, Memory, int, dict[str, float]]:
-        """The state after the inner steps, with AdamW's moments in the memory; counts sequences."""
+        """The state after the inner steps, with AdamW's moments in the memory; counts sequences.
+
+        Pruned weights get no gradient, and are put back to zero after every step: moments of the time before they
+        were pruned would move them.
+        """
         length = self.shape.context + 1
         if len(shard) < length:
             return state, memory, 0, {}
@@ -96,6 +100,7 @@ class CodeLM:
         )
         unpack_optimiser(optimiser, names, memory)
         made = _steps_made(memory)
+        masks = [(weights[name], torch.tensor(mask)) for name, mask in (keep or {}).items()]
         starts = generator(seed, "stretches").integers(
             0, len(shard) - length + 1, (self.steps, self.batch_size)
         )
@@ -109,8 +114,14 @@ class CodeLM:
             loss = gpt.loss(weights, self.shape, batch)
             optimiser.zero_grad()
             loss.backward()
+            for weight, mask in masks:
+                assert weight.grad is not None
+                weight.grad.mul_(mask)
             torch.nn.utils.clip_grad_norm_(parameters, CLIP)
             optimiser.step()
+            with torch.no_grad():
+                for weight, mask in masks:
+                    weight.mul_(mask)
             total += float(loss.detach())
         trained = {name: weights[name].detach().numpy() for name in names}
         return (

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from phloem.seeds import generator
 from phloem.tasks import datasets, digits_cnn
-from phloem.tasks.base import Memory, Metric, Part, check_part, check_range, check_site
+from phloem.tasks.base import Keep, Memory, Metric, Part, check_part, check_range, check_site
 from phloem.tasks.datasets import Examples
 from phloem.tasks.partition import MINIMUM, dirichlet_partition, split_parts
 from phloem.tensors import State
@@ -71,9 +71,9 @@ class Digits:
         return self._examples.at(self.shares[site])
 
     def train(
-        self, state: State, shard: Examples, memory: Memory, seed: int
+        self, state: State, shard: Examples, memory: Memory, seed: int, *, keep: Keep | None = None
     ) -> tuple[State, Memory, int, dict[str, float]]:
-        """The state after the local epochs; memory stays empty."""
+        """The state after the local epochs; memory stays empty, pruned weights stay zero."""
         if len(shard) < MINIMUM:
             return state, memory, 0, {}
         trained, loss = digits_cnn.sgd(
@@ -84,6 +84,7 @@ class Digits:
             learning_rate=self.learning_rate,
             momentum=self.momentum,
             seed=seed,
+            keep=keep,
         )
         return trained, memory, len(shard), {"loss": loss}
 

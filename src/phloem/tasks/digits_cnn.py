@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 
 from phloem.seeds import generator
+from phloem.tasks.base import Keep
 from phloem.tasks.datasets import Examples
 from phloem.tensors import State
 
@@ -73,8 +74,13 @@ def sgd_reference(
     learning_rate: float,
     momentum: float,
     seed: int,
+    keep: Keep | None = None,
 ) -> tuple[State, float]:
-    """The state after `epochs` of SGD with momentum from zero, and the mean loss: the specification."""
+    """The state after `epochs` of SGD with momentum from zero, and the mean loss: the specification.
+
+    Weights that `keep` says are pruned stay as they are.
+    """
+    masks = {name: torch.tensor(mask) for name, mask in (keep or {}).items()}
     weights = {name: torch.tensor(state[name], requires_grad=True) for name in SHAPES}
     optimiser = torch.optim.SGD(weights.values(), lr=learning_rate, momentum=momentum)
     total = 0.0
@@ -85,6 +91,10 @@ def sgd_reference(
             loss = functional.cross_entropy(logits(weights, images[start : start + batch_size]), batch)
             optimiser.zero_grad()
             loss.backward()
+            for name, mask in masks.items():
+                slope = weights[name].grad
+                assert slope is not None
+                slope.mul_(mask)
             optimiser.step()
             total += float(loss.detach()) * len(batch)
     return {name: weight.detach().numpy() for name, weight in weights.items()}, total / (
@@ -101,10 +111,12 @@ def sgd(
     learning_rate: float,
     momentum: float,
     seed: int,
+    keep: Keep | None = None,
 ) -> tuple[State, float]:
     """What `sgd_reference` gives, sooner; equal up to float32's order of summation."""
     flat = torch.cat([_channels_last(torch.tensor(state[name])).reshape(-1) for name in SHAPES])
     velocity, slope = torch.zeros_like(flat), torch.zeros_like(flat)
+    kept = None if keep is None else _flat_mask(keep)
     weights, slopes = _views(flat), _views(slope)
     right = []  # the probability given to the right digit, batch by batch
     with torch.no_grad():
@@ -114,6 +126,8 @@ def sgd(
             for start in range(0, len(labels), batch_size):
                 stop = start + batch_size
                 right.append(_gradient(weights, slopes, images[start:stop], wanted[start:stop]))
+                if kept is not None:
+                    slope.mul_(kept)
                 velocity.mul_(momentum).add_(slope)
                 flat.add_(velocity, alpha=-learning_rate)
         loss = -float(torch.cat(right).clamp_(min=1e-30).log_().mean())
@@ -168,6 +182,14 @@ def _channels_last(tensor: torch.Tensor, *, inverse: bool = False) -> torch.Tens
     if inverse:
         return tensor.contiguous(memory_format=torch.channels_last)
     return tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor
+
+
+def _flat_mask(keep: Keep) -> torch.Tensor:
+    """1 for every kept weight and 0 for the others, as one vector in the order of `sgd`."""
+    masks = [
+        torch.tensor(keep[name]) if name in keep else torch.ones(shape) for name, shape in SHAPES.items()
+    ]
+    return torch.cat([_channels_last(mask.float()).reshape(-1) for mask in masks])
 
 
 def _views(flat: torch.Tensor) -> list[torch.Tensor]:

@@ -56,7 +56,7 @@ def facts(recipe: Recipe, summary: Mapping[str, Any], records: Sequence[RoundRec
             time_text(row.seconds),
             "links alone" if not recipe.link.train_seconds else "",
         ),
-        ("Sites", str(len(summary["sites"])), f"{summary['parameters']:,} parameters"),
+        ("Sites", str(len(summary["sites"])), _size(summary)),
     ]
     return element(
         "dl",
@@ -70,6 +70,12 @@ def facts(recipe: Recipe, summary: Mapping[str, Any], records: Sequence[RoundRec
         ),
         class_="facts",
     )
+
+
+def _size(summary: Mapping[str, Any]) -> str:
+    kept = summary.get("parameters_kept", summary["parameters"])
+    left = "" if kept == summary["parameters"] else f", {kept:,} of them kept"
+    return f"{summary['parameters']:,} parameters{left}"
 
 
 def _small(note: str) -> Markup | None:
@@ -167,6 +173,12 @@ def meaning(recipe: Recipe, summary: Mapping[str, Any]) -> Markup:
         "The stopping data decide when the target counts as reached (in the first round that has it); the "
         "test data only give the final figure. This is one run with one seed; others give other figures.",
     ]
+    if recipe.prune is not None:
+        lines.append(
+            f"Weights were pruned while it learned: {summary['parameters_kept']:,} of "
+            f"{summary['parameters']:,} were kept in the end. Everyone derives which ones from the trunk; frames "
+            "carry these alone, and bits per parameter are of all."
+        )
     if summary.get("compare"):
         lines.append(
             "fp32 and bf16 were really run, with the same sites, data, links and server optimiser, averaging "
