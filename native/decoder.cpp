@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -295,22 +294,28 @@ class PartDecoder {
 
   // Classes with low bits: every magnitude has some.
   void large_values(ClassStream& part, size_t first, size_t n, float* values) const {
-    BitReader extra(raw_.data(), part.extra_at), signs(raw_.data(), part.signs_at);
+    BitReader extra(raw_.data(), part.extra_at);
     const int low = part.low();
     std::array<int32_t, kTokens> bases, widths;
     for (size_t t = 0; t < kTokens; ++t) {
       bases[t] = static_cast<int32_t>(kTokenBase[t]) << low;
       widths[t] = kTokenBits[t] + low;
     }
+    std::array<int32_t, kChunk> sizes;
+    std::array<uint8_t, kChunk> non_zero;
+    const uint8_t* tokens = part.tokens.empty() ? nullptr : part.tokens.data() + first;
     for (size_t i = 0; i < n; ++i) {
-      const int token = part.token(first + i);
-      const int32_t size = bases[token] + static_cast<int32_t>(extra.get(widths[token]));
-      const float value = size < 8 ? small_[1][static_cast<size_t>(size)] : static_cast<float>(size) * step_;
-      const auto sign = static_cast<uint32_t>(signs.get(size != 0)) << 31;
-      values[i] = std::bit_cast<float>(std::bit_cast<uint32_t>(value) | sign);
+      const int token = tokens ? tokens[i] : 0;
+      sizes[i] = bases[token] + static_cast<int32_t>(extra.get(widths[token]));
+      non_zero[i] = sizes[i] != 0;
     }
     part.extra_at = extra.at();
-    part.signs_at = signs.at();
+    constexpr std::array<float, 8> kOne = {0, 1, 1, 1, 1, 1, 1, 1};
+    part.signs_at += loops_.values(non_zero.data(), n, kOne.data(), raw_.data(), part.signs_at, values);
+    for (size_t i = 0; i < n; ++i) {  // times one, minus one or zero
+      const float value = sizes[i] < 8 ? small_[1][static_cast<size_t>(sizes[i])] : static_cast<float>(sizes[i]) * step_;
+      values[i] *= value;
+    }
   }
 
   template <Put kPut>

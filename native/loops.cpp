@@ -147,22 +147,31 @@ void tokenise(const int32_t* __restrict magnitudes, size_t n, int low, int wides
   }
 }
 
-typedef uint8_t Bytes __attribute__((vector_size(64)));
+// As many bytes as a register holds: GCC takes wider vectors apart byte by byte.
+#if defined(__AVX512BW__)
+constexpr size_t kRegister = 64;
+#elif defined(__AVX2__)
+constexpr size_t kRegister = 32;
+#else
+constexpr size_t kRegister = 16;
+#endif
+typedef uint8_t Bytes __attribute__((vector_size(kRegister)));
 
 void histogram(const uint8_t* tokens, size_t n, int64_t* counts) {
-  const size_t whole = n / 64 * 64;
-  for (size_t start = 0; start < whole; start += kChunk) {  // a chunk has 64 vectors: sums of bytes stay below 256
-    const size_t stop = start + kChunk < whole ? start + kChunk : whole;
+  constexpr size_t kBlock = 128 * kRegister;  // sums of bytes stay below 256
+  const size_t whole = n / kRegister * kRegister;
+  for (size_t start = 0; start < whole; start += kBlock) {
+    const size_t stop = start + kBlock < whole ? start + kBlock : whole;
     size_t left = stop - start;
     for (int t = 0; t < kTokens && left; ++t) {
       Bytes sums = {};
       const Bytes wanted = Bytes{} + static_cast<uint8_t>(t);
-      for (size_t i = start; i < stop; i += 64) {
+      for (size_t i = start; i < stop; i += kRegister) {
         Bytes bytes;
         std::memcpy(&bytes, tokens + i, sizeof bytes);
         sums -= reinterpret_cast<Bytes>(bytes == wanted);
       }
-      uint8_t each[64];
+      uint8_t each[kRegister];
       std::memcpy(each, &sums, sizeof each);
       uint32_t count = 0;
       for (const uint8_t sum : each) count += sum;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar, Literal, get_args
 
@@ -68,7 +68,7 @@ class _Encode:
         )
 
 
-def _weights(importance: Mapping[str, float], layout: Layout) -> list[float] | None:
+def _weights(importance: Mapping[str, float] | None, layout: Layout) -> list[float] | None:
     """The weight of every tensor, or None where there are no importances."""
     if not importance:
         return None
@@ -135,7 +135,7 @@ class Ecsq(FromConfig):
     step: float | None = None
     nmse: float | None = None
     effort: Effort = "fast"
-    importance: Mapping[str, float] = field(default_factory=dict)
+    importance: Mapping[str, float] | None = None
 
     name: ClassVar[str] = "ecsq"
     code: ClassVar[int] = 1
@@ -157,12 +157,12 @@ class Ecsq(FromConfig):
         if self.effort not in get_args(Effort):
             known = ", ".join(f"'{effort}'" for effort in get_args(Effort))
             raise ConfigError(f"codec 'ecsq' has no effort {self.effort!r}", hint=f"known: {known}")
-        if not isinstance(self.importance, Mapping):
+        if not isinstance(self.importance, Mapping | None):
             raise ConfigError(
                 f"codec 'ecsq': 'importance' must be a table, found {self.importance!r:.40}",
                 hint='for example importance = {"head*" = 4.0}',
             )
-        for pattern, weight in self.importance.items():
+        for pattern, weight in (self.importance or {}).items():
             check_number("codec 'ecsq'", f"importance.{pattern}", weight, 1e-6, 1e6)
 
     def encode(self, arrays: Sequence[Array], layout: Layout, hints: Hints = NO_HINTS) -> bytes:

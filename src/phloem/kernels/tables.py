@@ -32,8 +32,14 @@ LEVELS_SMALLEST = 512
 #: bits: 0.125 takes 0.6 % fewer bytes than 0.2, 3 % below 0.05 bit; 0.1 and 0.15 are within 0.2 % of it).
 SCALE_OFFSET = 0.125
 
-#: Lagrangian weight of the closed-form dead zone, in steps per bit (measured: 0.06 beats 0.05 and 0.07).
-DEAD_ZONE_WEIGHT = 0.06
+#: Lagrangian weights of the closed-form dead zone, in steps per bit: between zero and one, from 0.04 in dense classes
+#: to 0.09 in the sparsest, and between larger magnitudes. Measured on eight updates from 0.03 to 3.2 bits: 2.4 % fewer
+#: bytes than 0.06 throughout, at nearly all rates and for every update.
+ZERO_WEIGHT_LEAST, ZERO_WEIGHT_MOST = 0.04, 0.09
+ZERO_WEIGHT_SLOPE, ZERO_WEIGHT_FROM = 0.006, -3
+LARGER_WEIGHT = 0.12
+#: They keep the error within 1.6 steps.
+THRESHOLD_MOST, OFFSET_LEAST = 1.59, -0.45
 
 #: Magnitudes one and two are decoded as (64 m + c) / 64 steps, c from here up, six bits, for sparse and
 #: dense classes apart. Centres that follow the class's thresholds, or an exponential density between them,
@@ -94,8 +100,12 @@ def tables() -> Tables:
     class_costs = [_log2_q16((1 << 128) + isqrt(1 << (k + 256)), 128) for k in classes]
     # b_k: what a one costs more than a zero in a geometric class, in Q16 bits, at most 16 bits
     rises = [min(cost - k * 32768, 16 << 16) for cost, k in zip(class_costs, classes, strict=True)]
-    thresholds = [0.5 + DEAD_ZONE_WEIGHT * (1.0 + rise / 65536.0) for rise in rises]
-    offsets = [0.5 - DEAD_ZONE_WEIGHT * (rise / 65536.0) for rise in rises]
+    thresholds, offsets = [], []
+    for k, rise in zip(classes, rises, strict=True):
+        weight = ZERO_WEIGHT_LEAST + ZERO_WEIGHT_SLOPE * (ZERO_WEIGHT_FROM - k)
+        weight = max(ZERO_WEIGHT_LEAST, min(weight, ZERO_WEIGHT_MOST))
+        thresholds.append(min(0.5 + weight * (1.0 + rise / 65536.0), THRESHOLD_MOST))
+        offsets.append(max(0.5 - LARGER_WEIGHT * (rise / 65536.0), OFFSET_LEAST))
     logs = _mantissa_logs()
     return Tables(
         half_octaves=np.array([_power(2 * level - 1) for level in range(-99, 100)]),
