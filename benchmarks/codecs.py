@@ -18,14 +18,25 @@ import speed
 import synthetic
 import updates
 from measuring import HERE, RESULTS, quiet, write
+from nncodec_points import content_digest
 from phloem.bench import bench_codecs, lines
 from phloem.bench.plot import write_plot
+
+
+def _check_digests(peer: dict[str, Any], loaded: dict[str, Any]) -> None:
+    """NNCodec's points must be of these very updates."""
+    for name, update in loaded.items():
+        if peer["digests"].get(name) != content_digest(update):
+            raise SystemExit(
+                f"nncodec.json was measured on another '{name}': run benchmarks/nncodec_points.py --only {name}"
+            )
 
 
 def run_rates(options: argparse.Namespace) -> dict[str, Any]:
     """Our efforts against NNCodec's best settings and against its default ones."""
     peer, settings = rates.nncodec(RESULTS / "nncodec.json")
     loaded = updates.load(options.update or ())
+    _check_digests(peer, loaded)
     answer: dict[str, Any] = {"peer": peer, "window": rates.WINDOW, "efforts": {}}
     for effort in options.effort or rates.efforts():
         curves = {}

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import io
 import json
 import math
@@ -164,7 +165,15 @@ def speeds(update: dict[str, Any], targets: Sequence[float], runs: int = 5) -> l
     return rows
 
 
-def document(found: dict[str, list[dict[str, Any]]], sizes: dict[str, int]) -> str:
+def content_digest(update: dict[str, Any]) -> str:
+    """SHA-256 of an update's names and values: points of another update must not be compared with ours."""
+    whole = hashlib.sha256()
+    for name in sorted(update):
+        whole.update(name.encode() + b"\0" + update[name].astype("<f4").tobytes())
+    return whole.hexdigest()
+
+
+def document(found: dict[str, list[dict[str, Any]]], sizes: dict[str, int], digests: dict[str, str]) -> str:
     """The results as JSON, one point on a line."""
     import importlib.metadata as meta
 
@@ -174,6 +183,7 @@ def document(found: dict[str, list[dict[str, Any]]], sizes: dict[str, int]) -> s
         "versions": {name: meta.version(name) for name in ("nncodec", "numpy", "torch")},
         "settings": {**SETTINGS, "nonweight_qp": "qp", "lambda_scale": list(LAMBDA_SCALES)},
         "parameters": sizes,
+        "digests": digests,
     }
     rows = [
         f' "{name}": [\n' + ",\n".join("  " + json.dumps(one) for one in found[name]) + "\n ]"
@@ -207,12 +217,16 @@ def main() -> None:
     chosen = [path for path in files if not options.only or path.stem in options.only]
     if not chosen:
         raise SystemExit(f"no updates in {options.updates}: run benchmarks/updates.py first")
-    found, sizes = {}, {}
+    found, sizes, digests = {}, {}, {}
+    if options.only and options.out.exists():  # the others stay as they were measured
+        before = json.loads(options.out.read_text("utf-8"))
+        found, sizes, digests = before["points"], before["parameters"], before.get("digests", {})
     for path in chosen:
         update = load_file(path)
         sizes[path.stem] = _size_and_energy(update)[0]
         found[path.stem] = points(update, LAMBDA_SCALES, path.stem)
-        options.out.write_text(document(found, sizes), "utf-8")
+        digests[path.stem] = content_digest(update)
+        options.out.write_text(document(found, sizes, digests), "utf-8")
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ class Body {
       if ((k & 7) == 0) row_log = around.row_log(k);
       const int along = around.mean_log + row_log, across = columns[k] - around.expected_log;
       const int level = along + across;
-      const int first = std::abs(row[k - 1]), second = std::abs(row[k - 2]);
+      const int first = std::abs(row[signed_place(k) - 1]), second = std::abs(row[signed_place(k) - 2]);
       const int last = std::min((first + 1) >> 1, 2), before = std::min((second + 1) >> 1, 2);
       const int near = std::min(around.above[static_cast<size_t>(k)] + 2 * last + before, kNear - 1);
       const bool odd = grid_.odd(state);
@@ -185,7 +185,7 @@ class Body {
       [[maybe_unused]] size_t single = 0;
       if constexpr (kMixing) {
         const uint64_t weight = around.weights[static_cast<size_t>(k)] + static_cast<uint64_t>(8 * first + 5 * second) +
-                                static_cast<uint64_t>(3 * std::abs(row[k - 3]));
+                                static_cast<uint64_t>(3 * std::abs(row[signed_place(k) - 3]));
         const int local = weight ? log16((weight << 13) + 2 * around.mean(), logs) - 256 : empty;
         const int side = mean_octave(around.mean_log, across);
         contexts[0] = half_octave(level, kLevels) * kNear + near + odd * kLevels * kNear;
@@ -224,7 +224,8 @@ class Body {
       if constexpr (kMixing) {
         std::array<int, Mixed::kSignContexts> signs;
         signs[0] = trend * kSigns + lean(around.trends[static_cast<size_t>(k)], logs);
-        signs[1] = 27 * sign_of(up[k]) + 9 * sign_of(far[k]) + 3 * sign_of(row[k - 1]) + sign_of(up[k - 1]);
+        const std::ptrdiff_t left = signed_place(k) - 1;
+        signs[1] = 27 * sign_of(up[k]) + 9 * sign_of(far[k]) + 3 * sign_of(row[left]) + sign_of(up[left]);
         signs[2] = number * kSigns + trend;
         if constexpr (kWithHeld) signs[3] = (held[k] > 0) * kHeld + held_size(held[k]);
         const std::array<int, 2> leans = {77, std::clamp(32 * around.tilt(k), -2047, 2047)};

@@ -1,6 +1,7 @@
 // The models behind the adaptive coder: adaptive probabilities, their logistic mixture, and a tensor's surroundings.
 #pragma once
 
+#include <cstddef>
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -12,6 +13,9 @@
 #include "arithmetic.hpp"
 
 namespace phloem {
+
+// For places before a row's first: rows have room in front, but an unsigned sum below zero is nobody's address.
+inline std::ptrdiff_t signed_place(size_t k) { return static_cast<std::ptrdiff_t>(k); }
 
 constexpr uint32_t kShareOne = 1u << kShareBits, kShareLeast = 32;
 
@@ -209,7 +213,7 @@ class Surroundings {
     const int8_t* up = rows_[1];
     const int8_t* far = rows_[2];
     for (size_t k = 0; k < width_; ++k) {
-      const int here = std::abs(up[k]), left = std::abs(up[k - 1]), right = std::abs(up[k + 1]);
+      const int here = std::abs(up[k]), left = std::abs(up[signed_place(k) - 1]), right = std::abs(up[k + 1]);
       const int beyond = std::abs(far[k]);
       const int magnitude = std::min((here + 1) >> 1, 2), second = (beyond + 1) >> 1;
       above[k] = static_cast<uint8_t>(2 * magnitude + (left > 0) + (right > 0) + (beyond > 0));

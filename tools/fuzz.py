@@ -16,13 +16,16 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 
 from phloem import kernels
 from phloem.codecs.ecsq import Ecsq
+from phloem.kernels import native
 from phloem.kernels.bytecoder import block_encode
+from phloem.kernels.logistic import logistic_tables
 from phloem.kernels.tables import LADDER, tables
 from phloem.seeds import generator
 from phloem.tensors import Layout
@@ -67,9 +70,27 @@ def bytecoder_seeds() -> Iterator[bytes]:
             yield size.to_bytes(2, "little") + block_encode(data)
 
 
+def adaptive_seeds() -> Iterator[bytes]:
+    """Streams with and without mixing and states, of few and of many indices that are not zero."""
+    draw = generator(0, "fuzz", "adaptive")
+    for shapes in ([(1, 9)], [(30, 40), (1, 300)], [(20, 150), (1, 64)]):
+        for scale in (0.1, 0.6, 3.0, 400.0):
+            indices = [
+                (scale * draw.laplace(size=rows * columns)).astype(np.int32) for rows, columns in shapes
+            ]
+            for mixing, states in ((False, 0), (True, 0), (True, 8)):
+                stream = native.adaptive_pack(indices, [], shapes, mixing, states)
+                head, rest = body_input(shapes, stream)[0], body_input(shapes, stream)[1:]
+                yield bytes([head | 4 * mixing | states]) + rest
+
+
 TARGETS: dict[str, tuple[list[str], Callable[[], Iterator[bytes]]]] = {
     "bytecoder": (["bytecoder", "planes_loops"], bytecoder_seeds),
-    "ecsq": (["decoder", "scales", "models", "rans"], ecsq_seeds),
+    "adaptive": (["adaptive"], adaptive_seeds),
+    "ecsq": (
+        ["decoder", "frame", "scales", "models", "rans", "lanes", "loops"],
+        ecsq_seeds,
+    ),
 }
 
 
@@ -86,6 +107,11 @@ def write_tables() -> None:
     )
     text = f"namespace phloem::fuzz {{ inline Tables made_tables() {{ return {{{lists}}}; }} }}\n"
     (BUILD / "tables.inc").write_text(text)
+    lists = ",\n".join(
+        "{" + ",".join(map(str, np.asarray(part).tolist())) + "}" for part in astuple(logistic_tables())
+    )
+    text = f"namespace phloem::fuzz {{ inline LogisticTables made_logistic_tables() {{ return {{{lists}}}; }} }}\n"
+    (BUILD / "logistic.inc").write_text(text)
 
 
 def _number(value: float) -> str:
