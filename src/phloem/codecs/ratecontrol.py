@@ -18,7 +18,7 @@ import numpy as np
 from phloem.kernels import Step
 from phloem.tensors import Array
 
-#: Encodes of the whole of a large update: one, and two corrections.
+#: Encodes of the whole of a large update: one, and two corrections (not counting a guess that was far off).
 MOST_ENCODES = 3
 #: Encodes of a sample, or of a small update, in one search; four are typical.
 MOST_SAMPLE_ENCODES = 10
@@ -120,11 +120,11 @@ def find(
         trial = whole.at(math.log2(guess))
         if goal.met(trial):
             return trial
-        stray = trial if abs(trial.measured - goal.aim) > _STRAY else None
+        stray = trial if quick is None and abs(trial.measured - goal.aim) > _STRAY else None
     every = 1 if size <= WHOLE else max(2, int(size / max(_SAMPLE, _SAMPLE_BITS / bits)))
     sample = _Trials(quick or attempt, arrays if every == 1 else thinned(arrays, every))
     position = math.log2(guess or model())
-    while len(whole.all) < MOST_ENCODES:
+    while len(whole.all) < MOST_ENCODES + (stray is not None):
         telling = [trial for trial in whole.all if trial is not stray]
         if len(telling) < 2:
             shift = 0.0
