@@ -366,3 +366,19 @@ def test_best_uses_an_update_that_both_ends_hold_and_the_others_do_not() -> None
         assert _nmse(arrays, codec.decode(together, layout, held)) < 0.5
         with pytest.raises(FormatError, match="needs the update"):
             codec.decode(together, layout)
+
+
+@pytest.mark.parametrize("effort", ["balanced", "best"])
+def test_the_adaptive_efforts_meet_bits_of_a_large_update_and_take_one_that_is_held(
+    effort: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "native" not in kernels.available():
+        pytest.skip("the native kernels are not built")
+    layout, arrays = _large()
+    monkeypatch.setattr("phloem.codecs.ratecontrol.WHOLE", 1 << 17)
+    codec = codec_from({"codec": "ecsq", "bits": 0.5, "effort": effort})
+    held = Ecsq.decode(Ecsq(bits=0.5).encode(arrays, layout), layout)
+    assert abs(8 * len(codec.encode(arrays, layout)) / layout.size / 0.5 - 1) <= 0.05
+    body = codec.encode(arrays, layout, Hints(held=held))
+    decoded = codec.decode(body, layout, held)
+    assert _nmse(arrays, decoded) < 0.5

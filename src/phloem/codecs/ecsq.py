@@ -53,6 +53,11 @@ class _Encoder:
         """By what the finest tensor's step is divided."""
         return float(2.0 ** (max(self.importances, default=0) / 4.0))
 
+    def held_by(self, arrays: Sequence[Array]) -> Held:
+        """The update that both ends hold; None for a sample, which is of other shapes."""
+        held = self.held or ()
+        return held if [a.shape for a in held] == [a.shape for a in arrays] else None
+
     def body(self, arrays: Sequence[Array], step: Step) -> tuple[Step, Body]:
         """The fitted step and the body."""
         extent = self.extent * max(1.0, 1.001 * self.finest) if self.importances else self.extent
@@ -60,17 +65,19 @@ class _Encoder:
         if self.effort == "best":
             grid = Step.near(_GRID * step.value).fitted(extent)
             body = efforts.encode(
-                kernels, arrays, grid, "best", importances=importances, held=self.held, weight=WEIGHT_SPARSE
+                kernels,
+                arrays,
+                grid,
+                "best",
+                importances=importances,
+                held=self.held_by(arrays),
+                weight=WEIGHT_SPARSE,
             )
             return Step.near(grid.value / _GRID), body
         fitted = step.fitted(extent)
         if self.effort == "fast":
             return fitted, kernels.ecsq_encode(arrays, fitted, importances)
         return fitted, efforts.encode(kernels, arrays, fitted, self.effort, importances=importances)
-
-    def quick(self) -> _Encoder | None:
-        """The encoder to search with before this one; None where this one is quick itself."""
-        return None if self.effort == "fast" else dataclasses.replace(self, effort="fast", held=None)
 
 
 @dataclass(frozen=True)
@@ -79,8 +86,9 @@ class Ecsq(FromConfig):
 
     Args:
         bits: wire bits per parameter of the body, met within 2 % from 0.25 bit up and about 5 % below, where the
-            size does not jump (a large tensor that changes its class can move it by 5 %); a target below 24
-            bytes is raised to that, or small models would never speak.
+            size does not jump; a target below 24 bytes is raised to that, or small models would never speak. A
+            large tensor that changes its class can move the size by 5 %, below 0.1 bit by 20 %, and then the
+            nearest is taken.
         bytes: the most bytes that the body may take, never exceeded; `wire.frame.pack` takes its own bytes off
             first, so there it is the frame that fits. As near below as `bits` comes.
         step: the quantiser step; it is rounded to at most twelve significant bits.
@@ -191,7 +199,6 @@ class Ecsq(FromConfig):
         slope = -1.0 / rate if rate >= 1.0 else -1.0 - 0.35 * math.log2(1.0 / rate)
         jump = max(0.1, math.log1p(_FEW_BYTES / target))
         goal = Goal(math.log(target), tolerance, slope, jump, excess=4.0, ceiling=self.bytes is not None)
-        quick = encoder.quick()
         found = find(
             partial(attempt, encoder),
             arrays,
@@ -199,7 +206,6 @@ class Ecsq(FromConfig):
             rate,
             guess,
             lambda: Model(arrays).step_for_bits(rate),
-            None if quick is None else partial(attempt, quick),
         )
         step = found.step
         while self.bytes is not None and len(found.body) > self.bytes:
@@ -220,12 +226,11 @@ class Ecsq(FromConfig):
 
         def attempt(by: _Encoder, part: Sequence[Array], step: Step) -> Trial:
             fitted, body = by.body(part, step)
-            decoded = kernels.ecsq_decode(body, [array.shape for array in part], by.held)
+            decoded = kernels.ecsq_decode(body, [array.shape for array in part], by.held_by(part))
             energy = weighted_energy(part, None, weights)
             share = weighted_energy(part, decoded, weights) / energy if energy else 0.0
             return Trial(fitted, body, math.log(max(share, 1e-300)) - math.log(max(1.0 - share, 1e-9)))
 
-        quick = encoder.quick()
         return find(
             partial(attempt, encoder),
             arrays,
@@ -233,7 +238,6 @@ class Ecsq(FromConfig):
             0.5 * math.log2(1.0 / target),
             guess,
             lambda: Model(arrays).step_for_error(target),
-            None if quick is None else partial(attempt, quick),
         ).body
 
     @classmethod

@@ -96,7 +96,6 @@ def find(
     bits: float,
     guess: float | None,
     model: Callable[[], float],
-    quick: Attempt | None = None,
 ) -> Trial:
     """The trial on the whole of `arrays` that comes nearest to the goal; deterministic.
 
@@ -107,11 +106,10 @@ def find(
         bits: about how many bits per parameter that takes: how large a sample must be.
         guess: the step of an earlier, similar update.
         model: a step to begin with where there is no guess.
-        quick: an attempt that costs less and changes with the step in the same way, for the search.
     """
     size = sum(array.size for array in arrays)
     whole = _Trials(attempt, arrays)
-    if size <= WHOLE and quick is None:
+    if size <= WHOLE:
         tolerance = goal.tolerance / (2.0 if goal.ceiling else 1.0)
         whole.search(math.log2(guess or model()), goal, goal.aim, tolerance)
         return min(whole.all, key=goal.rank)
@@ -120,9 +118,9 @@ def find(
         trial = whole.at(math.log2(guess))
         if goal.met(trial):
             return trial
-        stray = trial if quick is None and abs(trial.measured - goal.aim) > _STRAY else None
-    every = 1 if size <= WHOLE else max(2, int(size / max(_SAMPLE, _SAMPLE_BITS / bits)))
-    sample = _Trials(quick or attempt, arrays if every == 1 else thinned(arrays, every))
+        stray = trial if abs(trial.measured - goal.aim) > _STRAY else None
+    every = max(2, int(size / max(_SAMPLE, _SAMPLE_BITS / bits)))
+    sample = _Trials(attempt, thinned(arrays, every))
     position = math.log2(guess or model())
     while len(whole.all) < MOST_ENCODES + (stray is not None):
         telling = [trial for trial in whole.all if trial is not stray]
