@@ -227,9 +227,7 @@ def test_steps_by_importance_are_equal_in_both_kernels(
 
 
 @given(st.integers(2048, 4095), st.integers(-60, 60), st.integers(-128, 128))
-def test_a_finer_step_is_within_a_part_in_2700(
-    significand: int, exponent: int, quarters: int
-) -> None:
+def test_a_finer_step_is_within_a_part_in_2700(significand: int, exponent: int, quarters: int) -> None:
     step = Step(significand, exponent)
     assert step.finer(quarters).value * 2 ** (quarters / 4) / step.value == pytest.approx(1.0, abs=3.7e-4)
 
