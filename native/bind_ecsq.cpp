@@ -163,17 +163,17 @@ double py_energy(const std::vector<Input>& arrays, const std::vector<Input>& oth
 void bind_ecsq(nb::module_& m) {
   m.def("load_tables",
         [](Table<double> half_octaves, Table<double> octaves, Table<int64_t> logs, Table<int64_t> ladder_costs,
-           Table<int64_t> class_costs, Table<uint64_t> class_means, Table<float> class_thresholds,
-           Table<float> class_offsets, Table<uint32_t> ladder) {
+           Table<int64_t> class_costs, Table<uint64_t> class_means, Table<float> thresholds,
+           Table<float> offsets, Table<uint32_t> ladder) {
           if (logs.size() != 4096 || ladder_costs.size() != kLadder || ladder.size() != kLadder ||
               half_octaves.size() != 199 || octaves.size() != 99 || class_costs.size() != kClasses ||
-              class_means.size() != kClasses || class_thresholds.size() != kClasses ||
-              class_offsets.size() != kClasses) {
+              class_means.size() != kClasses || thresholds.size() != kClassParts * (kClasses - 1) + 1 ||
+              offsets.size() != thresholds.size()) {
             throw nb::value_error("the tables do not have the sizes that this module was built for");
           }
           tables() = {copy(half_octaves), copy(octaves),          copy(logs),          copy(ladder_costs),
-                      copy(class_costs),  copy(class_means),      copy(class_thresholds),
-                      copy(class_offsets), copy(ladder)};
+                      copy(class_costs),  copy(class_means),      copy(thresholds),
+                      copy(offsets),      copy(ladder)};
         });
   m.def("extent", py_extent);
   // what is written into must be the caller's array, never a converted copy

@@ -14,6 +14,7 @@ constexpr int kLevelLowest = -64, kLevelHighest = 48, kLevelReach = 8;
 constexpr int kClassLowest = kLevelLowest - 2 * kLevelReach;
 constexpr int kClassHighest = kLevelHighest + 2 * kLevelReach;
 constexpr int kClasses = kClassHighest - kClassLowest + 1;
+constexpr int kClassParts = 16;
 constexpr int kSparseHighest = -8;
 constexpr int64_t kLevelsSmallest = 512;
 constexpr float kScaleOffset = 0.125f;
@@ -41,7 +42,7 @@ struct Tables {
   std::vector<double> half_octaves, octaves;
   std::vector<int64_t> logs, ladder_costs, class_costs;
   std::vector<uint64_t> class_means;
-  std::vector<float> class_thresholds, class_offsets;
+  std::vector<float> thresholds, offsets;  // kClassParts per class
   std::vector<uint32_t> ladder;
 };
 
@@ -77,6 +78,7 @@ struct Scales {
   bool zero = true;
   int level = 0;
   Direction rows, columns;
+  int excess = 0;  // of the tensor's scale over its level, in parts of a class; only encoders know
 };
 
 inline bool is_dense(int level) { return level > kSparseHighest; }

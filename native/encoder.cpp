@@ -117,8 +117,8 @@ class PartEncoder {
   ClassStream& stream(int level) { return *classes[static_cast<size_t>(level - kClassLowest)]; }
 
   Rounding rounding(size_t tensor, int level) const {
-    const auto at = static_cast<size_t>(level - kClassLowest);
-    return {steps_.inverse(tensor), tables().class_thresholds[at], tables().class_offsets[at],
+    const size_t at = rounding_at(level, scales_[tensor].excess);
+    return {steps_.inverse(tensor), tables().thresholds[at], tables().offsets[at],
             static_cast<float>(steps_.magnitude_highest)};
   }
 
@@ -311,6 +311,7 @@ class Encoder {
       scale.zero = total == 0;
       if (scale.zero) return;
       scale.level = tensor_level(total, scale.shape.size());
+      scale.excess = excess_of(total, scale.shape.size(), scale.level);
       if (!scale.shape.levelled()) return;
       scale.rows = choose_direction(row_sums[i], scale.shape.columns, total, scale.level);
       scale.columns = choose_direction(sums[i].columns, scale.shape.rows, total, scale.level);

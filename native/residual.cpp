@@ -1,6 +1,7 @@
 // What a sender still owes after a frame, without decoding it.
 #include "codec.hpp"
 #include "frame.hpp"
+#include "rounding.hpp"
 #include "side.hpp"
 #include "threads.hpp"
 
@@ -30,13 +31,13 @@ class Roundings {
     const size_t width = columns_.order.empty() ? 1 : columns_.order.size();
     for (auto* values : {&into.thresholds, &into.offsets, &into.ones, &into.twos}) values->resize(width);
     for (const Group& group : columns_.groups) {
-      const auto at = static_cast<size_t>(level + group.level - kClassLowest);
+      const size_t at = rounding_at(level + group.level, scale_.excess);
       const bool dense = is_dense(level + group.level);
       const int64_t count = columns_.order.empty() ? 1 : group.count;
       for (int64_t j = group.start; j < group.start + count; ++j) {
         const size_t column = columns_.order.empty() ? 0 : columns_.order[static_cast<size_t>(j)];
-        into.thresholds[column] = tables().class_thresholds[at];
-        into.offsets[column] = tables().class_offsets[at];
+        into.thresholds[column] = tables().thresholds[at];
+        into.offsets[column] = tables().offsets[at];
         into.ones[column] = small_[dense][1];
         into.twos[column] = small_[dense][2];
       }
@@ -62,12 +63,36 @@ void subtract(float* x, const Piece& piece, const Frame& frame, const Loops& loo
   }
 }
 
+// What the encoder knew of every tensor's scale and the body does not say.
+void measure(const std::vector<Output>& tensors, const std::vector<Part>& parts, Frame& frame, const Loops& loops,
+             int threads) {
+  std::vector<std::vector<int64_t>> sums(parts.size());
+  in_parallel(parts.size(), threads, [&](size_t p) {
+    for (const Piece& piece : parts[p]) {
+      const float* x = tensors[piece.tensor].data + piece.start;
+      const auto count = static_cast<size_t>(piece.stop - piece.start);
+      const float inverse = frame.steps.inverse(piece.tensor);
+      const bool zero = frame.scales[piece.tensor].zero;
+      sums[p].push_back(zero ? 0 : static_cast<int64_t>(loops.coarse(x, count, inverse, nullptr)));
+    }
+  });
+  std::vector<int64_t> totals(tensors.size());
+  for (size_t p = 0; p < parts.size(); ++p) {
+    for (size_t i = 0; i < parts[p].size(); ++i) totals[parts[p][i].tensor] += sums[p][i];
+  }
+  for (size_t tensor = 0; tensor < tensors.size(); ++tensor) {
+    Scales& scale = frame.scales[tensor];
+    if (totals[tensor] > 0) scale.excess = excess_of(totals[tensor], scale.shape.size(), scale.level);
+  }
+}
+
 }  // namespace
 
 void subtract_encoded(std::span<const uint8_t> body, const Steps& steps, std::vector<Output>& outputs,
                       const std::vector<Part>& parts, const Loops& loops, int threads) {
   RangeDecoder coder(kContexts, body.data(), kStepBytes, body.size());
-  const Frame frame(coder, steps, outputs, parts);
+  Frame frame(coder, steps, outputs, parts);
+  measure(outputs, parts, frame, loops, threads);
   in_parallel(parts.size(), threads, [&](size_t p) {
     for (const Piece& piece : parts[p]) {
       if (!frame.scales[piece.tensor].zero) {

@@ -1,6 +1,7 @@
 // How the columns of a row round, by the level of the row.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <limits>
 #include <vector>
@@ -9,6 +10,12 @@
 #include "scales.hpp"
 
 namespace phloem {
+
+// Where `thresholds` and `offsets` have a class, so many parts of a class above it.
+inline size_t rounding_at(int level, int parts) {
+  const int last = static_cast<int>(tables().thresholds.size()) - 1;
+  return static_cast<size_t>(std::clamp(kClassParts * (level - kClassLowest) + parts, 0, last));
+}
 
 // The thresholds of all columns for the sparse classes of a row (infinite for dense ones); one where all are alike.
 class RowThresholds {
@@ -25,7 +32,7 @@ class RowThresholds {
   std::vector<float> make(int level) const {
     const auto threshold = [&](int at) {
       return is_dense(at) ? std::numeric_limits<float>::infinity()
-                          : tables().class_thresholds[static_cast<size_t>(at - kClassLowest)];
+                          : tables().thresholds[rounding_at(at, scale_.excess)];
     };
     if (scale_.columns.mode == kNone) return {threshold(level)};
     std::vector<float> thresholds(static_cast<size_t>(width_));

@@ -51,6 +51,12 @@ int tensor_level(int64_t total, int64_t size) {
   return std::max(kLevelLowest, std::min(level, kLevelHighest));
 }
 
+int excess_of(int64_t total, int64_t size, int level) {
+  const int64_t above = 2 * (log2_q16(total) - log2_q16(size)) - int64_t{level} * 65536;  // Q16
+  const int64_t parts = (above * kClassParts + (1 << 15)) >> 16;
+  return static_cast<int>(std::clamp<int64_t>(parts, -kClassParts / 2, kClassParts / 2));
+}
+
 Direction choose_direction(const std::vector<int64_t>& sums, int64_t others, int64_t total, int level) {
   const auto n = static_cast<int64_t>(sums.size());
   Direction best;

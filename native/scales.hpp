@@ -37,6 +37,7 @@ struct Rows {
 };
 
 int tensor_level(int64_t total, int64_t size);
+int excess_of(int64_t total, int64_t size, int level);
 Direction choose_direction(const std::vector<int64_t>& sums, int64_t others, int64_t total, int level);
 // Adds the sizes of the classes of rows; `columns` are their groups.
 void add_class_sizes(const Rows& rows, const Scales& scale, const Groups& columns,

@@ -86,9 +86,8 @@ class Ecsq(FromConfig):
 
     Args:
         bits: wire bits per parameter of the body, met within 2 % from 0.25 bit up and about 5 % below, where the
-            size does not jump; a target below 24 bytes is raised to that, or small models would never speak. A
-            large tensor that changes its class can move the size by 5 %, below 0.1 bit by 20 %, and then the
-            nearest is taken.
+            size does not jump (nearly equal magnitudes; below 0.01 bit, where levels stop paying for themselves); a
+            target below 24 bytes is raised to that, or small models would never speak.
         bytes: the most bytes that the body may take, never exceeded; `wire.frame.pack` takes its own bytes off
             first, so there it is the frame that fits. As near below as `bits` comes.
         step: the quantiser step; it is rounded to at most twelve significant bits.

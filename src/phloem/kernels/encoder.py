@@ -27,6 +27,7 @@ from phloem.kernels.steps import FLAG_ALL_ZERO, FLAG_IMPORTANCE, Step, steps_of
 from phloem.kernels.tables import (
     CENTROID_LOWEST,
     CLASS_LOWEST,
+    CLASS_PARTS,
     CLASSES,
     GAP_REPEAT,
     LANES_FROM,
@@ -92,11 +93,12 @@ def scaled_magnitudes(array: FloatArray, step: Step) -> FloatArray:
     return scaled
 
 
-def quantise(values: FloatArray, index: int, highest: int) -> IntArray:
-    """The magnitudes of coefficients of one class, given as |x| / step."""
+def quantise(values: FloatArray, index: int, parts: IntArray, highest: int) -> IntArray:
+    """The magnitudes of coefficients of one class, given as |x| / step, `parts` of a class above it."""
     known = tables()
-    rounded = np.minimum(values + known.class_offsets[index], np.float32(highest)).astype(np.int64)
-    magnitudes: IntArray = np.where(values < known.class_thresholds[index], 0, np.maximum(rounded, 1))
+    place = (CLASS_PARTS * index + parts).clip(0, known.thresholds.size - 1)
+    rounded = np.minimum(values + known.offsets[place], np.float32(highest)).astype(np.int64)
+    magnitudes: IntArray = np.where(values < known.thresholds[place], 0, np.maximum(rounded, 1))
     return magnitudes
 
 
@@ -145,11 +147,14 @@ class _Part:
         values = np.concatenate([scaled[p.tensor][p.start : p.stop] for p in used])[order]
         signs = [np.signbit(arrays[p.tensor].reshape(-1)[p.start : p.stop]) for p in used]
         negative = np.concatenate(signs)[order]
+        excesses = [(own.excess, piece) for piece in used if (own := scales[piece.tensor]) is not None]
+        parts = np.concatenate([np.full(p.stop - p.start, excess) for excess, p in excesses])[order]
         ends = np.cumsum(counts)
         classes = {}
         for index in np.flatnonzero(counts).tolist():
             here = slice(ends[index] - counts[index], ends[index])
-            classes[index] = _ClassPart(values[here], negative[here], quantise(values[here], index, highest))
+            magnitudes = quantise(values[here], index, parts[here], highest)
+            classes[index] = _ClassPart(values[here], negative[here], magnitudes)
         return cls(classes)
 
     def encode_tokens(self, coder: RangeEncoder) -> bytes:

@@ -301,8 +301,8 @@ def _load() -> None:
         known.ladder_costs,
         known.class_costs,
         np.array(known.class_means, dtype=np.uint64),
-        known.class_thresholds,
-        known.class_offsets,
+        known.thresholds,
+        known.offsets,
         np.array(LADDER, dtype=np.uint32),
     )
     logistic = logistic_tables()

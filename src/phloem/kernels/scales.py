@@ -11,6 +11,7 @@ import numpy.typing as npt
 from phloem.kernels.parts import Piece, matrix
 from phloem.kernels.tables import (
     CLASS_LOWEST,
+    CLASS_PARTS,
     CLASSES,
     LEVEL_HIGHEST,
     LEVEL_LOWEST,
@@ -63,12 +64,18 @@ class Direction:
 
 @dataclass(frozen=True)
 class Scales:
-    """The levels of one tensor that is not all zero."""
+    """The levels of one tensor that is not all zero.
+
+    Attributes:
+        excess: how far the scales of the tensor's coefficients are above their classes, in parts of a class: how far
+            its own scale is above its level. Only the encoder knows.
+    """
 
     shape: Shape
     level: int
     rows: Direction
     columns: Direction
+    excess: int = 0
 
     def classes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """The classes of the coefficients from `start` to `stop`, counted from the lowest. Shape: (stop - start,)."""
@@ -94,12 +101,21 @@ def measure(magnitudes: npt.NDArray[np.int32], shape: Shape) -> Scales | None:
     mean = float(total) / float(shape.size)
     level = int(np.searchsorted(tables().half_octaves, mean, side="right")) - 100
     level = max(LEVEL_LOWEST, min(level, LEVEL_HIGHEST))
+    excess = excess_of(total, shape.size, level)
     if not shape.levelled:
-        return Scales(shape, level, flat(shape.rows), flat(shape.columns))
+        return Scales(shape, level, flat(shape.rows), flat(shape.columns), excess)
     matrix = magnitudes.reshape(shape.rows, shape.columns)
     rows = _choose(matrix.sum(axis=1, dtype=np.int64), shape.columns, total, level)
     columns = _choose(matrix.sum(axis=0, dtype=np.int64), shape.rows, total, level)
-    return Scales(shape, level, rows, columns)
+    return Scales(shape, level, rows, columns, excess)
+
+
+def excess_of(total: int, size: int, level: int) -> int:
+    """How far a mean of `total / size` is above its level, in parts of a class, at most half a class."""
+    logs = tables().logs
+    above = 2 * (log2_q16(total, logs) - log2_q16(size, logs)) - (level << 16)  # Q16
+    half = CLASS_PARTS // 2
+    return max(-half, min((above * CLASS_PARTS + (1 << 15)) >> 16, half))
 
 
 def class_counts(pieces: Sequence[Piece], scales: Sequence[Scales | None]) -> IntArray:
