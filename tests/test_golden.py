@@ -131,7 +131,7 @@ def test_the_golden_update_is_these_bytes_by_hand() -> None:
     layout = Layout.from_json((GOLDEN / "messages" / "update.layout.json").read_bytes())
     assert layout.to_json().decode() == '[["b/ü",[2]],["empty",[0,2]],["s",[]],["w",[2,3]]]'
     values = np.array([1.0, -2.5, 3.0, -3, -2, -1, 0, 1, 2], "<f4").tobytes()
-    assert UPDATE.read_bytes()[:-4] == b"\xb0\x00" + values
+    assert UPDATE.read_bytes()[:-4] == b"\xb1\x00" + values
     decoded = phloem.decode(UPDATE.read_bytes(), layout)
     assert decoded["b/ü"].tolist() == [1.0, -2.5]
     assert decoded["s"].shape == ()

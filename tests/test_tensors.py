@@ -122,7 +122,7 @@ def test_what_no_frame_could_carry_is_no_layout(tensors: dict[Any, Any]) -> None
 def test_the_digest_of_a_state_is_the_documented_hash() -> None:
     text = b'[["b",[2]],["w",[2,3]]]'
     content = np.zeros(2, "<f4").tobytes() + np.ones(6, "<f4").tobytes()
-    assert state_digest(UPDATE) == hashlib.sha256(b"phloem.state.v0\n" + text + content).hexdigest()
+    assert state_digest(UPDATE) == hashlib.sha256(b"phloem.state.v1\n" + text + content).hexdigest()
 
 
 @given(updates())

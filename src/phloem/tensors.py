@@ -23,7 +23,7 @@ Array = npt.NDArray[np.float32]
 State = dict[str, Array]
 
 #: What the digest of a state begins with.
-STATE_DIGEST = b"phloem.state.v0\n"
+STATE_DIGEST = b"phloem.state.v1\n"
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 MAX_DIMENSIONS = 16

@@ -33,7 +33,7 @@ def sealed(data: bytes) -> bytes:
 
 
 def frame_of(head: bytes, rest: bytes, code: int = ECSQ) -> bytes:
-    return sealed(bytes([0xB0, 0x80 | code]) + varint.pack(len(head)) + head + rest)
+    return sealed(bytes([0xB1, 0x80 | code]) + varint.pack(len(head)) + head + rest)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_random_heads_raise_nothing_but_errors_in_words(data: st.DataObject) -> 
 
 @given(st.binary(max_size=60))
 def test_random_bytes_are_no_frame(data: bytes) -> None:
-    for frame in (data, b"\xb0\x81" + data, sealed(b"\xb0\x81" + data)):
+    for frame in (data, b"\xb1\x81" + data, sealed(b"\xb0\x81" + data)):
         with pytest.raises((FormatError, ConfigError)):
             FrameReader.open(io.BytesIO(frame), len(frame))
 
@@ -199,7 +199,7 @@ def test_another_version_and_frames_from_the_wire_say_what_they_are(net: Files) 
     encode_file(net.new, net.frame, bits=1.0)
     frame = net.frame.read_bytes()
     net.frame.write_bytes(b"\xbf" + frame[1:])
-    with pytest.raises(FormatError, match="expected a frame of version 0, found the first byte 0xbf"):
+    with pytest.raises(FormatError, match="expected a frame of version 1, found the first byte 0xbf"):
         inspect_file(net.frame)
     net.frame.write_bytes(frame[:1] + b"\x01" + frame[2:])
     with pytest.raises(ConfigError, match="carries no layout"):

@@ -85,7 +85,7 @@ def test_a_run_without_kept_updates_stores_no_frames(tmp_path: Path) -> None:
     run = phloem.build(table(run={"keep_updates": False}), out=tmp_path / "run")
     store = Store(run.path)
     blobs = [store.get(digest) for digest in store.digests()]
-    assert sum(blob[:1] == b"\xb0" for blob in blobs) == 1  # the first state
+    assert sum(blob[:1] == b"\xb1" for blob in blobs) == 1  # the first state
 
 
 def test_a_run_stops_at_its_target_and_says_when(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ ATTACKS: dict[str, tuple[Callable[[Exchange, bytes], bytes], str]] = {
     "an absurd round": (changed(round=2**63), "another trunk"),
     "no examples": (changed(examples=0), "0 examples is outside the plan"),
     "more examples than there are": (changed(examples=2**40), "examples is outside the plan"),
-    "an oversize frame": (changed(frame=b"\xb0\x00" + bytes(100_000)), "outside the plan"),
+    "an oversize frame": (changed(frame=b"\xb1\x00" + bytes(100_000)), "outside the plan"),
     "an empty frame": (changed(frame=b""), "damaged frame"),
     "a key-frame": (key_frame, "found a key-frame"),
     "a codec outside the plan": (ecsq_frame, "codec 'ecsq'"),

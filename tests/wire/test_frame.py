@@ -63,8 +63,8 @@ def test_every_codec_is_tried() -> None:
 def test_a_frame_is_the_body_and_six_bytes(config: dict[str, Any]) -> None:
     codec = codec_from(config)
     body = codec.encode(LAYOUT.arrays(UPDATE), LAYOUT)
-    assert packed(config) == sealed(bytes([0xB0, codec.code]) + body)
-    assert packed(config, key_frame=True) == sealed(bytes([0xB0, codec.code | 0x40]) + body)
+    assert packed(config) == sealed(bytes([0xB1, codec.code]) + body)
+    assert packed(config, key_frame=True) == sealed(bytes([0xB1, codec.code | 0x40]) + body)
 
 
 @every_codec
@@ -111,7 +111,7 @@ def test_random_bytes_behind_a_good_head_and_checksum_raise_nothing_but_format_e
     body: bytes, with_layout: bool
 ) -> None:
     for code in range(64):
-        frame = sealed(bytes([0xB0, code | 0x80 * with_layout]) + body)
+        frame = sealed(bytes([0xB1, code | 0x80 * with_layout]) + body)
         try:
             arrays = frames.unpack(frame, LAYOUT).decode()
         except FormatError:
@@ -153,10 +153,10 @@ def test_an_update_that_is_not_finite_is_named_and_not_encoded(config: dict[str,
 
 def test_another_version_and_an_unknown_codec_are_refused() -> None:
     frame = packed({"codec": "none"})
-    with pytest.raises(FormatError, match="version 0"):
-        frames.unpack(b"\xb1" + frame[1:], LAYOUT)
+    with pytest.raises(FormatError, match="version 1"):
+        frames.unpack(b"\xb2" + frame[1:], LAYOUT)
     with pytest.raises(FormatError, match="code 63"):
-        frames.unpack(sealed(b"\xb0\x3f" + frame[2:-4]), LAYOUT)
+        frames.unpack(sealed(b"\xb1\x3f" + frame[2:-4]), LAYOUT)
 
 
 def test_the_checksum_is_looked_at_before_the_head_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +183,7 @@ def test_a_few_bytes_that_claim_more_than_fits_in_memory_are_refused(code: int, 
     zeros = codec_from({"codec": "ecsq", "bits": 1.0}).encode(
         [np.zeros(600, np.float32)], Layout.of({"w": np.zeros(600)})
     )
-    frame = sealed(bytes([0xB0, code]) + (zeros if body is None else body), layout)
+    frame = sealed(bytes([0xB1, code]) + (zeros if body is None else body), layout)
     with pytest.raises(FormatError, match="more than fit"):
         frames.unpack(frame, layout).decode()
 

@@ -1,6 +1,6 @@
 """A frame: one encoded update, or one whole state, in as few bytes as the codec needs plus six.
 
-Format, version 0 (experimental):
+Format, version 1:
 
     byte 0      0xB0 + version
     byte 1      codec (low 6 bits) · 0x40 key-frame (a whole state) · 0x80 stand-alone: a head follows
@@ -32,7 +32,7 @@ from phloem.kernels import backend
 from phloem.tensors import Array, Layout
 from phloem.wire.contents import Contents, Head
 
-VERSION = 0
+VERSION = 1
 MAGIC = 0xB0
 STAND_ALONE = 0x80
 CODEC_CODE = 0x3F
