@@ -90,7 +90,7 @@ def _memory_here(effort: str, bits: float) -> dict[str, Any]:
     frame, flying = ef.send(state, [values], codec, layout)
     row["send"] = (_peak() - before) / values.nbytes
     before = _reset()
-    ef.settle(flying, layout, accepted=True)
+    ef.resolve(flying, layout, accepted=True, reuse=True)
     row["settle"] = (_peak() - before) / values.nbytes
     before = _reset()
     decoded = frames.unpack(frame, layout).decode()

@@ -188,8 +188,9 @@ def test_values_are_added_and_subtracted_in_place(
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
+@pytest.mark.parametrize("put", ["store", "add"])
 def test_a_damaged_body_is_refused_or_decodes_alike_and_leaves_arrays_as_they_were(
-    native: ModuleType, make_update: MakeUpdate, effort: efforts.Effort
+    native: ModuleType, make_update: MakeUpdate, put: efforts.Put, effort: efforts.Effort
 ) -> None:
     arrays = make_update("student", [(9, 11), (20,)], 3)
     weight = 192 if effort == "best" else 0
@@ -201,11 +202,12 @@ def test_a_damaged_body_is_refused_or_decodes_alike_and_leaves_arrays_as_they_we
         bad[int(rng.integers(3, len(bad)))] ^= 1 << int(rng.integers(8))
         results = []
         for kernels in (native, reference):
-            out = [np.full(array.shape, 7, np.float32) for array in arrays]
+            before = 7.0 if put == "add" else 0.0
+            out = [np.full(array.shape, before, np.float32) for array in arrays]
             try:
-                kernels.ecsq_decode_into(bytes(bad), out, "store")
+                kernels.ecsq_decode_into(bytes(bad), out, put)
             except FormatError as error:
-                assert all((array == 7).all() for array in out)
+                assert all((array == before).all() for array in out)
                 results.append(str(error).split(".")[0])
             else:
                 results.append(b"".join(array.tobytes() for array in out))

@@ -169,21 +169,26 @@ def encode(
     cut = [[flat[piece.tensor][piece.start : piece.stop] for piece in part] for part in plan.pieces]
 
     states = STATES if weight else 0
-    dependent = _dependent(kernels, plan, cut, weight, bool(importances)) if weight else None
 
-    def pack(number: int) -> tuple[bytes, list[IndexArray]]:
-        part = plan.pieces[number]
+    def pack(number: int) -> tuple[bytes, list[int] | None]:
+        part, arrays = plan.pieces[number], cut[number]
         near = [_held_positions(known, piece, plan, states) for piece in part] if known is not None else []
         blocks = [plan.block(piece) for piece in part]
-        if dependent is not None:
-            own = dependent[number]
-            return kernels.adaptive_pack(own, near, blocks, mixing, states), own
         steps = [plan.steps[piece.tensor] for piece in part]
-        return kernels.adaptive_choose(cut[number], steps, near, blocks, mixing)
+        if weight:
+            matrices = [array.reshape(block) for array, block in zip(arrays, blocks, strict=True)]
+            indices = _dependent(kernels, matrices, steps, weight)
+            stream = kernels.adaptive_pack(indices, near, blocks, mixing, states)
+        else:
+            stream, indices = kernels.adaptive_choose(arrays, steps, near, blocks, mixing)
+        if not any(one.any() for one in indices):
+            return stream, None
+        sums = map(kernels.adaptive_centres, arrays, indices, steps, [states] * len(steps))
+        return stream, [sum(own) for own in zip(*sums, strict=True)]
 
     packed = _each(pack, range(len(plan.pieces)))
-    indices = [own for _, own in packed]
-    if not any(one.any() for own in indices for one in own):
+    found = [sums for _, sums in packed if sums is not None]
+    if not found:
         return step.pack(FLAG_ALL_ZERO)
     flags = (FLAG_BEST if mixing else FLAG_BALANCED) | (FLAG_HELD if known is not None else 0)
     flags |= (FLAG_DEPENDENT if weight else 0) | (FLAG_IMPORTANCE if importances else 0)
@@ -194,7 +199,7 @@ def encode(
         coder = RangeEncoder(CONTEXTS)
         code_importances(coder, [Shape.of(shape) for shape in plan.shapes], importances)
         body.append(coder.finish())
-    body.append(_pack_centres(_centres(kernels, plan, cut, indices, states), states))
+    body.append(_pack_centres(_centres([sum(own) for own in zip(*found, strict=True)], states), states))
     for number, (stream, _) in enumerate(packed):
         if number + 1 < len(packed):
             body.append(varint.pack(len(stream)))
@@ -208,8 +213,12 @@ def decode_into(
     arrays: Sequence[FloatArray],
     put: Put,
     held: Held = None,
+    *,
+    trusted: bool = False,
 ) -> None:
     """Put the tensors of a body of these efforts into arrays of zeros, or add them, or subtract them, in float32.
+
+    `trusted`: the caller made the body; it is not looked at as a whole before anything is put.
 
     Raises:
         FormatError: the bytes are not a body for these shapes, to the last bit, or `held` is not what the sender
@@ -247,50 +256,45 @@ def decode_into(
         highest = [plan.steps[piece.tensor].magnitude_highest for piece in part]
         return kernels.adaptive_unpack(data, near, blocks, mixing, states, highest)
 
-    streams = _streams(body, position, len(plan.pieces))
-    decoded = _each(unpack, list(zip(plan.pieces, streams, strict=True)))
-    if not any(one.any() for part in decoded for one in part):
-        raise FormatError("Every tensor of a body that is not all zero is zero.", hint=_HINT)
-    for part, found in zip(plan.pieces, decoded, strict=True):
-        for piece, indices in zip(part, found, strict=True):
-            own = plan.steps[piece.tensor]
+    def place(part: Sequence[Piece], indices: Sequence[IndexArray]) -> bool:
+        """Puts the values of one part; whether any is not zero."""
+        for piece, own in zip(part, indices, strict=True):
+            step = plan.steps[piece.tensor]
             out = arrays[piece.tensor].reshape(-1)[piece.start : piece.stop]
-            kernels.adaptive_values(indices, states, _small_values(centres, own, states), own, put, out)
+            kernels.adaptive_values(own, states, _small_values(centres, step, states), step, put, out)
+        return any(own.any() for own in indices)
+
+    jobs = list(zip(plan.pieces, _streams(body, position, len(plan.pieces)), strict=True))
+    if put == "store" or trusted:  # what was zero can be zero again: no need to hold all indices
+        try:
+            found = any(_each(lambda job: place(job[0], unpack(job)), jobs))
+        except FormatError:
+            for array in arrays:
+                array[...] = 0.0
+            raise
+    else:
+        decoded = _each(unpack, jobs)
+        found = any(own.any() for part in decoded for own in part)
+        for part, indices in zip(plan.pieces, decoded if found else (), strict=False):
+            place(part, indices)
+    if not found:
+        raise FormatError("Every tensor of a body that is not all zero is zero.", hint=_HINT)
 
 
 def _dependent(
-    kernels: AdaptiveKernels, plan: _Plan, cut: Sequence[Sequence[FloatArray]], weight: int, weighted: bool
-) -> list[list[IndexArray]]:
-    """The dependent quantiser's indices by part; tensors of one step share its rates."""
-    pieces = [piece for part in plan.pieces for piece in part]
-    flat = [array for part in cut for array in part]
-    matrices = [array.reshape(plan.block(piece)) for array, piece in zip(flat, pieces, strict=True)]
-    if weighted:
-        found = [
-            kernels.trellis_quantise([one], plan.steps[piece.tensor], STATES, weight)[0]
-            for one, piece in zip(matrices, pieces, strict=True)
-        ]
-    else:
-        found = kernels.trellis_quantise(matrices, plan.steps[0], STATES, weight) if matrices else []
-    rest = iter(found)
-    return [[next(rest) for _ in part] for part in plan.pieces]
+    kernels: AdaptiveKernels, matrices: Sequence[FloatArray], steps: Sequence[Step], weight: int
+) -> list[IndexArray]:
+    """The dependent quantiser's indices of a part; tensors share their rates where all have one step."""
+    if len(set(steps)) == 1:
+        return kernels.trellis_quantise(matrices, steps[0], STATES, weight)
+    alone = zip(matrices, steps, strict=True)
+    return [kernels.trellis_quantise([matrix], step, STATES, weight)[0] for matrix, step in alone]
 
 
-def _centres(
-    kernels: AdaptiveKernels,
-    plan: _Plan,
-    cut: Sequence[Sequence[FloatArray]],
-    indices: Sequence[Sequence[IndexArray]],
-    states: int,
-) -> list[int]:
+def _centres(sums: Sequence[int], states: int) -> list[int]:
     """What magnitudes one and two stand for, in 64ths of a step beyond their position, as sent."""
-    sums = np.zeros(8, dtype=np.int64)
-    for part, arrays, own in zip(plan.pieces, cut, indices, strict=True):
-        for piece, array, one in zip(part, arrays, own, strict=True):
-            sums += kernels.adaptive_centres(array, one, plan.steps[piece.tensor], states)
     found = []
-    for kind, position in enumerate(_POSITIONS):
-        total, count = int(sums[kind]), int(sums[4 + kind])
+    for total, count, position in zip(sums[:4], sums[4:], _POSITIONS, strict=True):
         place = position if states else position // 2
         centre = (2 * total + 16 * count) // (32 * count) - 64 * place if count else 0
         found.append(max(0, min(centre - CENTROID_LOWEST, 63)))

@@ -119,7 +119,11 @@ def ecsq_decode_into(
 
 def ecsq_subtract_encoded(body: bytes, arrays: Sequence[FloatArray], held: Held = None) -> None:
     """Subtract a body from the very arrays that it was encoded from: what its sender still owes."""
-    ecsq_decode_into(body, arrays, "subtract", held)
+    if read_head(body)[1] & MODEL_FLAGS:
+        this = cast(AdaptiveKernels, sys.modules[__name__])
+        efforts.decode_into(this, body, arrays, "subtract", held, trusted=True)
+    else:
+        decoder.ecsq_decode_into(body, arrays, "subtract")
 
 
 def adaptive_choose(
