@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import zlib
@@ -72,7 +73,7 @@ def read_table(reader: Reader) -> tuple[list[Tensor], dict[str, str]]:
     require(1 <= count <= MOST_TENSORS, "no such number of tensors")
     names = read_names(reader, count)
     raw = [name.encode() for name in names]
-    require(all(a < b for a, b in zip(raw, raw[1:], strict=False)), "names are not sorted")
+    require(all(a < b for a, b in itertools.pairwise(raw)), "names are not sorted")
     shapes = [read_shape(reader) for _ in names]
     more = reader.at < len(reader.data)
     dtypes: list[str] = [] if more else ["float32"] * count

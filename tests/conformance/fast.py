@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isqrt
 
-from tests.conformance.parts import Piece, Step, matrix, parts_of, read_head, read_importances
+from tests.conformance.parts import Piece, matrix, parts_of, read_head, read_importances
 from tests.conformance.rangecoder import RangeDecoder
 from tests.conformance.reader import Bits, Reader, Shape, float32, require, size_of
 
@@ -327,6 +327,3 @@ def read_places(bits: Bits, own: ClassOfPart) -> list[int]:
         found.append(own.places[at])
         blocks = 0
     return found
-
-
-__all__ = ["Step", "decode_fast"]

@@ -36,7 +36,8 @@ def decode_bytes(body: bytes, kind: Kind, size: int, base: bytes | None = None) 
         held = elements(base, kind)
     count = size // kind.size
     require(
-        len(body) - reader.at >= -(-count // CHUNK) * 2 * kind.size + size % kind.size, "fewer bytes than blocks"
+        len(body) - reader.at >= -(-count // CHUNK) * 2 * kind.size + size % kind.size,
+        "fewer bytes than blocks",
     )
     found: list[int] = []
     for start in range(0, count, CHUNK):
@@ -165,7 +166,7 @@ def read_table(reader: Reader) -> tuple[int, list[int]]:
     require(low < high, "an empty range")
     number, size, at = int.from_bytes(reader.data[reader.at :], "little"), len(reader.data) - reader.at, 3
     order, frequency, left = number & 7, 0, 4096
-    table = []
+    table: list[int] = []
     for _ in range(low, high):
         ones = 0
         while number >> at & 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -89,8 +90,8 @@ def parts_of(shapes: Sequence[Shape], most: int) -> list[list[Piece]]:
             unit, units = (1, columns) if rows == 1 else (columns, rows)
             cuts = -(-units // (PART // unit))
             require(len(parts) + cuts <= most, "fewer bytes than parts")
-            for i in range(cuts):
-                parts.append([Piece(tensor, i * units // cuts * unit, (i + 1) * units // cuts * unit)])
+            ends = [i * units // cuts * unit for i in range(cuts + 1)]
+            parts += [[Piece(tensor, start, stop)] for start, stop in itertools.pairwise(ends)]
             held = 0
         require(len(parts) <= most, "fewer bytes than parts")
     return parts

@@ -29,6 +29,11 @@ KINDS = dict(
     )
 )
 BYTES = {dtype: 8 if dtype == "complex64" else kind.size for dtype, kind in KINDS.items()}
+#: What a safetensors file calls the dtypes.
+FILE_TYPES = (
+    "F32", "BF16", "F16", "F64", "F8_E4M3", "F8_E5M2", "BOOL", "U8", "I8",
+    "U16", "I16", "U32", "I32", "U64", "I64", "C64", "F8_E8M0",
+)  # fmt: skip
 LETTERS = {"float32": "f", "float16": "e", "float64": "d"}
 LARGEST_FLOAT16 = 65504.0
 
@@ -38,7 +43,9 @@ File = Mapping[str, tuple[Tensor, bytes]]
 
 def decode_file(frame: bytes, base: File | None = None) -> tuple[Head, dict[str, bytes]]:
     """The head, and the bytes of every tensor by name."""
-    require(len(frame) >= 7 and frame[0] == 0xB0 + VERSION and frame[1] & 0xC0 == 0x80, "no stand-alone frame")
+    require(
+        len(frame) >= 7 and frame[0] == 0xB0 + VERSION and frame[1] & 0xC0 == 0x80, "no stand-alone frame"
+    )
     require(zlib.crc32(frame[:-4]).to_bytes(4, "little") == frame[-4:], "the checksum differs")
     reader = Reader(frame[:-4], 2)
     head = read_head(reader.string())
@@ -91,9 +98,7 @@ def sections(head: Head, code: int) -> list[list[Tensor]]:
     return groups
 
 
-def coded_section(
-    code: int, body: bytes, group: Sequence[Tensor], base: File | None
-) -> dict[str, bytes]:
+def coded_section(code: int, body: bytes, group: Sequence[Tensor], base: File | None) -> dict[str, bytes]:
     """The tensors of a section that a codec codes."""
     values = decode_body(code, body, [tensor.shape for tensor in group])
     found, at = {}, 0
@@ -133,7 +138,9 @@ def floats(raw: bytes, dtype: str) -> list[float]:
     """The values of these bytes."""
     if dtype == "bfloat16":
         halves = struct.unpack(f"<{len(raw) // 2}H", raw)
-        return list(struct.unpack(f"<{len(halves)}f", struct.pack(f"<{len(halves)}I", *(h << 16 for h in halves))))
+        return list(
+            struct.unpack(f"<{len(halves)}f", struct.pack(f"<{len(halves)}I", *(h << 16 for h in halves)))
+        )
     return list(struct.unpack(f"<{len(raw) // BYTES[dtype]}{LETTERS[dtype]}", raw))
 
 
@@ -159,13 +166,7 @@ def digest(file: File) -> bytes:
 
 def read_safetensors(data: bytes) -> tuple[dict[str, str], dict[str, tuple[Tensor, bytes]]]:
     """The metadata and the tensors of a safetensors file."""
-    names = dict(
-        zip(
-            "F32 BF16 F16 F64 F8_E4M3 F8_E5M2 BOOL U8 I8 U16 I16 U32 I32 U64 I64 C64 F8_E8M0".split(),
-            DTYPES,
-            strict=True,
-        )
-    )
+    names = dict(zip(FILE_TYPES, DTYPES, strict=True))
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
     metadata = header.pop("__metadata__", {})

@@ -87,7 +87,11 @@ def test_a_damaged_frame_is_refused(case: Path) -> None:
 @pytest.mark.parametrize("case", SMALL, ids=shown)
 def test_a_frame_that_is_cut_or_extended_is_refused_even_with_a_right_checksum(case: Path) -> None:
     frame, layout = (case / "frame.bin").read_bytes(), layout_of(case)
-    for changed in (frame[:-5] + frame[-4:], frame[:-4] + b"\0" + frame[-4:], frame[:-4] + b"\1" + frame[-4:]):
+    for changed in (
+        frame[:-5] + frame[-4:],
+        frame[:-4] + b"\0" + frame[-4:],
+        frame[:-4] + b"\1" + frame[-4:],
+    ):
         assert refused(sealed(changed, layout), layout)
 
 

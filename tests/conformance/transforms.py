@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ def open_positions(reader: Reader, shapes: Sequence[Shape]) -> Opened:
         kept = [reader.unsigned(4) for _ in range(count)]
     else:
         kept = read_rice(reader, count, total(shapes))
-    require(all(a < b for a, b in zip(kept, kept[1:], strict=False)), "positions do not rise")
+    require(all(a < b for a, b in itertools.pairwise(kept)), "positions do not rise")
     require(not kept or kept[-1] < total(shapes), "a position is out of range")
     return scattered(kept, shapes, None)
 
@@ -72,7 +73,7 @@ def scattered(kept: Sequence[int], shapes: Sequence[Shape], factor: float | None
     """Zeros but for the kept values, times a factor where there is one."""
     size = total(shapes)
     ends = [bisect_left(kept, total(shapes[: i + 1])) for i in range(len(shapes))]
-    left = [(end - start,) for start, end in zip([0, *ends], ends, strict=False)]
+    left: list[Shape] = [(end - start,) for start, end in zip([0, *ends], ends, strict=False)]
 
     def undo(values: list[float]) -> list[float]:
         found = [0.0] * size

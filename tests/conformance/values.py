@@ -6,7 +6,7 @@ import math
 import struct
 from collections.abc import Sequence
 
-from tests.conformance.reader import Reader, Shape, float32, require, saturated, size_of
+from tests.conformance.reader import Reader, Shape, require, saturated, size_of
 
 MOST_BLOCK = 1 << 24
 #: The normal-float levels of docs/bodies.md, as the bits of float32 values.
@@ -141,6 +141,3 @@ def blocks(count: int, block: int) -> list[int]:
 def total(shapes: Sequence[Shape]) -> int:
     """The number of values."""
     return sum(map(size_of, shapes))
-
-
-__all__ = ["blocks", "float32", "total"]

@@ -146,7 +146,7 @@ def read_weights(reader: Reader) -> list[int]:
     bits = Backward(reader.rest())
     states = [Fse(table, accuracy, bits), Fse(table, accuracy, bits)]
     require(bits.left >= 0, "ends inside weights")
-    weights = []
+    weights: list[int] = []
     while len(weights) < 255:
         now, other = states
         weights.append(now.symbol)
@@ -302,6 +302,8 @@ def unzstd(data: bytes, size: int) -> bytes:
         require(len(frame.out) <= size, "more content than declared")
     require(len(frame.out) == size, "less content than declared")
     if check:
-        require(reader.unsigned(4) == xxhash64(bytes(frame.out)) & 0xFFFFFFFF, "the content's checksum differs")
+        require(
+            reader.unsigned(4) == xxhash64(bytes(frame.out)) & 0xFFFFFFFF, "the content's checksum differs"
+        )
     reader.end()
     return bytes(frame.out)
