@@ -6,7 +6,7 @@ import math
 import struct
 
 #: The one place that knows which version of the format this decoder reads: byte 0 of a frame is 0xB0 + VERSION.
-VERSION = 0
+VERSION = 1
 FLOAT32_MOST = (2.0 - 2.0**-23) * 2.0**127
 
 Shape = tuple[int, ...]

@@ -16,7 +16,7 @@ from tests.conformance.reader import FLOAT32_MOST, VERSION, Reader, float32, req
 
 CODED = DTYPES[:4]
 SECTION = 1 << 22
-STATE = b"phloem.state.v0\n"
+STATE = b"phloem.state.v1\n"
 KINDS = dict(
     zip(
         DTYPES,
