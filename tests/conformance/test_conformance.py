@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 from tests.conformance.bodies import decode_body
 from tests.conformance.frame import decode_frame, digest
-from tests.conformance.reader import Refused
+from tests.conformance.reader import VERSION, Refused
 from tests.conformance.standalone import decode_file, read_safetensors
 from tests.tiny import ROOT
 
@@ -24,6 +27,10 @@ from phloem.wire import frame as frames
 GOLDEN = ROOT / "tests" / "golden"
 CASES = sorted(path.parent for path in GOLDEN.glob("*/*/frame.bin"))
 FILES = sorted((GOLDEN / "files").glob("*.phl"))
+VECTORS = ROOT / "tests" / "vectors" / f"v{VERSION}.zip"
+NAMES = sorted(n.removesuffix(".json") for n in zipfile.ZipFile(VECTORS).namelist() if n.endswith(".json"))
+#: Vectors of many values, which take seconds here.
+LONG = ("network-", "parts-")
 #: Frames that are damaged in every place, one of each kind of body.
 SMALL = [
     case
@@ -70,6 +77,34 @@ def test_a_golden_file_decodes_to_the_same_tensors(path: Path) -> None:
     head, found = decode_file(path.read_bytes(), base)
     assert {tensor.name: (tensor, found[tensor.name]) for tensor in head.tensors} == wanted
     assert head.metadata == metadata
+
+
+def wrong_vectors(names: list[str]) -> list[str]:
+    """The frozen vectors that decode to something else."""
+    wrong = []
+    with zipfile.ZipFile(VECTORS) as archive:
+
+        def read(name: str) -> tuple[dict[str, Any], list[float]]:
+            about = json.loads(archive.read(f"{name}.json"))
+            held = () if about["held"] is None else read(about["held"])[1]
+            layout = [(row[0], tuple(row[1])) for row in about["layout"]]
+            return about, decode_frame(archive.read(f"{name}.frame"), layout, held)
+
+        for name in names:
+            about, values = read(name)
+            if hashlib.sha256(as_bytes(values)).hexdigest() != about["decoded"]:
+                wrong.append(name)
+    return wrong
+
+
+def test_the_short_vectors_of_this_version_decode_to_the_same_bits() -> None:
+    assert not wrong_vectors([name for name in NAMES if not name.startswith(LONG)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(LONG)])
+def test_a_long_vector_of_this_version_decodes_to_the_same_bits(name: str) -> None:
+    assert not wrong_vectors([name])
 
 
 @pytest.mark.parametrize("case", SMALL, ids=shown)
