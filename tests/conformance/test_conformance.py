@@ -1,4 +1,4 @@
-"""The second decoder, written from docs/ alone, reads every golden frame to the bit, and refuses damaged ones."""
+"""The second decoder shares no code with the library: it reads golden frames to the bit and refuses damaged ones."""
 
 from __future__ import annotations
 
