@@ -45,6 +45,8 @@ FLAGS = [
     *("-std=c++20", "-O2", "-g1", "-fno-omit-frame-pointer", "-ffp-contract=off", "-D_GLIBCXX_ASSERTIONS"),
     *("-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"),
 ]
+#: Bytes of inputs in a kept corpus. What is left out are the largest, and the seeds make up for these.
+MOST_KEPT = 200_000
 #: As CMakeLists.txt has them.
 LEVELS = {
     "portable": [],
@@ -249,10 +251,16 @@ def fuzz(name: str, program: Path, limits: list[str], grow: bool) -> dict[str, i
 
 
 def pack(folder: Path, archive: Path) -> None:
-    """The files of a folder in one archive, the same bytes for the same files."""
+    """The files of a folder in one archive, the same bytes for the same files; large ones only while there is room."""
     archive.parent.mkdir(exist_ok=True)
+    room = MOST_KEPT
+    kept = []
+    for path in sorted(folder.iterdir(), key=lambda path: (path.stat().st_size, path.name)):
+        room -= path.stat().st_size
+        if room >= 0 or path.name.startswith("finding-"):
+            kept.append(path)
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
-        for path in sorted(folder.iterdir()):
+        for path in sorted(kept):
             out.writestr(zipfile.ZipInfo(path.name), path.read_bytes(), zipfile.ZIP_DEFLATED)
 
 
