@@ -28,6 +28,7 @@ struct ClassStream {
   Histogram histogram{};                 // of the tokens
   int64_t seen = 0;                      // coefficients of this class before the current row
   size_t next = 0;                       // the next non-zero
+  bool small_escapes = false;            // magnitudes below eight that are not written in the shortest way
   bool dense() const { return is_dense(level); }
   int low() const { return dense() ? low_bits(level) : 0; }
   int64_t coded() const { return dense() ? counts.size : counts.ones; }
@@ -199,7 +200,7 @@ class PartDecoder {
   }
 
   // The number of non-zeros, which is that of sign bits; also refuses magnitudes that are too large.
-  uint64_t count_non_zero(const ClassStream& part) const {
+  uint64_t count_non_zero(ClassStream& part) const {
     // without an escape and low bits, a magnitude is at most 320
     const int64_t highest = frame_.steps.magnitude_highest;
     const bool small = part.low() == 0 && part.histogram[kEscape] == 0 && highest >= kEscapeFrom;
@@ -208,7 +209,7 @@ class PartDecoder {
   }
 
   // Reads all magnitudes of a class; returns how many are not zero.
-  uint64_t check_magnitudes(const ClassStream& part, int64_t highest) const {
+  uint64_t check_magnitudes(ClassStream& part, int64_t highest) const {
     BitReader extra(raw_.data(), part.extra_at);
     const int64_t more = part.dense() ? 0 : 1;
     uint64_t ones = 0;
@@ -218,6 +219,7 @@ class PartDecoder {
       const int64_t magnitude = this->magnitude(part, i, extra) + more;
       largest = std::max(largest, magnitude);
       ones += magnitude != 0;
+      part.small_escapes |= part.token(i) == kEscape && magnitude < 8;
     }
     if (largest > highest) throw FormatError("A magnitude is out of range.");
     return ones;
@@ -259,7 +261,7 @@ class PartDecoder {
       const auto first = static_cast<size_t>(part.seen + done);
       const bool direct = kPut == Put::kStore && !order;
       float* out = direct ? row + done : values.data();
-      if (part.low()) {
+      if (part.low() || part.small_escapes) {
         large_values(part, first, n, out);
       } else {
         const uint8_t* tokens = part.tokens.data() + first;
@@ -292,7 +294,7 @@ class PartDecoder {
     part.extra_at = extra.at();
   }
 
-  // Classes with low bits: every magnitude has some.
+  // Any magnitudes: classes with low bits have some for each, and an escape may hold a zero, which has no sign.
   void large_values(ClassStream& part, size_t first, size_t n, float* values) const {
     BitReader extra(raw_.data(), part.extra_at);
     const int low = part.low();

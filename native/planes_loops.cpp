@@ -100,7 +100,7 @@ uint8_t class_of(Word word, int shift, Word mask) {
 template <class Word>
 void classify_words(const uint8_t* base, size_t n, int exponent_bits, uint8_t* classes) {
   if (!exponent_bits) {
-    std::memset(classes, 0, n);
+    if (n) std::memset(classes, 0, n);  // there may be no address where there is nothing
     return;
   }
   const int shift = 8 * static_cast<int>(sizeof(Word)) - 1 - exponent_bits;
