@@ -79,3 +79,11 @@ def test_hostile_text_is_refused(what: str) -> None:
 def test_what_json_cannot_say_exactly_is_refused(value: object) -> None:
     with pytest.raises(ConfigError, match="canonical JSON"):
         canonical.dumps(value)
+
+
+def test_keys_are_in_the_order_of_their_utf_16_units() -> None:
+    """RFC 8785, section 3.2.3: its own example, where code points would give another order."""
+    keys = ["\u20ac", "\r", "\ufb33", "1", "\U0001f600", "\u0080", "\u00f6"]
+    text = canonical.dumps(dict.fromkeys(keys, 0))
+    assert list(json.loads(text)) == ["\r", "1", "\u0080", "\u00f6", "\u20ac", "\U0001f600", "\ufb33"]
+    assert canonical.loads(text) == dict.fromkeys(keys, 0)

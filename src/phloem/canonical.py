@@ -1,7 +1,7 @@
 """One text for one meaning: canonical JSON, and the digests taken from it.
 
-The form is RFC 8785's for the values we use: sorted keys, no white space, UTF-8, and numbers that are
-integers or the shortest decimals that read back as the same double. NaN and infinities have no form.
+The form is RFC 8785's for the values we use: keys sorted by their UTF-16 units, no white space, UTF-8, and numbers
+that are integers or the shortest decimals that read back as the same double. NaN and infinities have no form.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ def dumps(value: Any) -> bytes:
     b'{"a":[1.5,null],"b":1}'
     """
     try:
-        text = json.dumps(
-            plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-        )
+        text = json.dumps(_ordered(plain(value)), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"this value has no canonical JSON form: {error}") from error
@@ -61,6 +59,22 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value
+
+
+def _ordered(value: Any) -> Any:
+    """The same value with the keys of its objects in order."""
+    if isinstance(value, dict):
+        return {key: _ordered(value[key]) for key in sorted(value, key=_units)}
+    if isinstance(value, list):
+        return [_ordered(item) for item in value]
+    return value
+
+
+def _units(key: Any) -> bytes:
+    """The UTF-16 units of a key, big-endian, which sort as RFC 8785 section 3.2.3 says."""
+    if not isinstance(key, str):
+        raise TypeError(f"an object's key is {key!r}, which is not text")
+    return key.encode("utf-16-be", "surrogatepass")
 
 
 def digest(data: bytes) -> str:

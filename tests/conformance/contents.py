@@ -48,7 +48,11 @@ class Head:
 
 def canonical(value: object) -> bytes:
     """Canonical JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+    if isinstance(value, dict):
+        value = {
+            key: value[key] for key in sorted(value, key=lambda key: key.encode("utf-16-be", "surrogatepass"))
+        }
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def read_head(data: bytes) -> Head:
@@ -92,7 +96,7 @@ def read_metadata(data: bytes) -> dict[str, str]:
     try:
         found = json.loads(data)
         again = canonical(found)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused("the metadata is not JSON") from error
     require(again == data, "the metadata is not canonical")
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):

@@ -19,6 +19,7 @@ from phloem import varint
 from phloem.errors import ConfigError, FormatError, PhloemError
 from phloem.files import decode_file, encode_file, inspect_file
 from phloem.files.container import FrameReader
+from phloem.files.dtypes import restored
 from phloem.seeds import generator
 from phloem.tensors import TensorSpec
 from phloem.testing.strategies import tampered
@@ -207,3 +208,16 @@ def test_another_version_and_frames_from_the_wire_say_what_they_are(net: Files) 
     net.frame.write_bytes(net.new.read_bytes())
     with pytest.raises(FormatError, match="do not begin like one"):
         inspect_file(net.frame)
+
+
+def test_a_frame_marked_as_a_key_frame_is_refused(made: tuple[Path, bytes, bytes], tmp_path: Path) -> None:
+    base, frame, _ = made
+    refused(sealed(bytes([frame[0], frame[1] | 0x40]) + frame[2:-4]), tmp_path, base)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_coded_tensor_is_not_added_to_a_base_that_is_not_finite(value: float) -> None:
+    """No encoder makes such a frame; what comes out would depend on where the values lie."""
+    base = np.array([1.0, value, 2.0], np.float32).view(np.uint8)
+    with pytest.raises(FormatError, match="base holds NaN or infinity"):
+        restored(np.zeros(3, np.float32), "float32", base, "float32")

@@ -192,3 +192,12 @@ def test_the_step_of_a_frame_is_known_for_the_codec_that_has_one() -> None:
     step = frames.step_of(packed({"codec": "ecsq", "step": 0.25}), LAYOUT)
     assert step == pytest.approx(0.25)
     assert frames.step_of(packed({"codec": "sign"}), LAYOUT) is None
+
+
+def test_a_frame_that_stands_alone_is_no_key_frame() -> None:
+    with pytest.raises(ConfigError, match="not marked as a key-frame"):
+        packed({"codec": "none"}, key_frame=True, with_layout=True)
+    alone = packed({"codec": "none"}, with_layout=True)
+    marked = bytes([alone[0], alone[1] | 0x40]) + alone[2:-4]
+    with pytest.raises(FormatError, match="marked as a key-frame"):
+        frames.unpack(marked + zlib.crc32(marked).to_bytes(4, "little"))

@@ -32,7 +32,7 @@ from phloem.codecs.registry import codec_for_code
 from phloem.errors import ConfigError, FormatError
 from phloem.files.sections import Section, sections
 from phloem.wire.contents import LARGEST_TABLE_BYTES, Contents, Head
-from phloem.wire.frame import CHECKSUM_BYTES, CODEC_CODE, MAGIC, STAND_ALONE, VERSION
+from phloem.wire.frame import CHECKSUM_BYTES, CODEC_CODE, KEY_FRAME, MAGIC, STAND_ALONE, VERSION
 
 _ERROR_BYTES = 2
 #: No codec needs more than this for a section, so a longer one is refused before it is read.
@@ -107,6 +107,8 @@ class FrameReader:
                 hint="it is one from the wire; in Python: phloem.decode(frame, layout)",
             )
         _check(file, size_bytes)
+        if first[1] & KEY_FRAME:
+            raise FormatError("the frame stands alone and is marked as a key-frame")
         size, start = varint.unpack(first, 2)
         end = size_bytes - CHECKSUM_BYTES
         if size > min(end - start, 2 * LARGEST_TABLE_BYTES):

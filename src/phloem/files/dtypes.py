@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phloem.codecs.casts import from_bf16, to_bf16
+from phloem.errors import FormatError
 
 #: Bytes as they lie in a file, little-endian.
 Raw = npt.NDArray[np.uint8]
@@ -85,7 +86,11 @@ def difference(new: Raw, new_type: str, base: Raw | None, base_type: str) -> npt
 
 
 def restored(update: npt.NDArray[np.float32], new_type: str, base: Raw | None, base_type: str) -> Raw:
-    """The tensor that base and update give, in its own type; a piece at a time. Shape: (bytes,)."""
+    """The tensor that base and update give, in its own type; a piece at a time. Shape: (bytes,).
+
+    Raises:
+        FormatError: the base holds NaN or infinity, which no encoder takes a difference from.
+    """
     values = update.reshape(-1)
     wide = "float64" in (new_type, base_type)
     out = np.empty(values.size * ITEM_BYTES[new_type], dtype=np.uint8)
@@ -94,6 +99,8 @@ def restored(update: npt.NDArray[np.float32], new_type: str, base: Raw | None, b
         with np.errstate(over="ignore"):
             if base is not None:
                 before = floats(bytes_at(base, base_type, here), base_type)
+                if not np.isfinite(before).all():
+                    raise FormatError("a coded tensor's base holds NaN or infinity")
                 part = before + (part.astype(np.float64) if wide else part)
             bytes_at(out, new_type, here)[:] = rounded(part, new_type)
     return out

@@ -248,7 +248,7 @@ def _unpack_names(table: bytes, at: int, count: int) -> tuple[list[str], int]:
                 raise FormatError("a tensor's name is not UTF-8") from error
             at = end + 1
         for name in more:
-            size += len(name)
+            size += len(name.encode())
             if size > LARGEST_TABLE_BYTES:
                 raise FormatError(f"the frame's names take more than {LARGEST_TABLE_BYTES >> 20} MiB")
             names.append(name)

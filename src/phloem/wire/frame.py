@@ -37,7 +37,7 @@ MAGIC = 0xB0
 STAND_ALONE = 0x80
 CODEC_CODE = 0x3F
 CHECKSUM_BYTES = 4
-_KEY_FRAME = 0x40
+KEY_FRAME = 0x40
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +112,12 @@ def pack(
         if broken >= 0:
             raise not_finite(layout, broken)
         hints = replace(hints, extent=extent)
-    kind = codec.code | (_KEY_FRAME if key_frame else 0)
+    kind = codec.code | (KEY_FRAME if key_frame else 0)
     if with_layout:
+        if key_frame:
+            raise ConfigError(
+                "a frame that stands alone is not marked as a key-frame", hint="leave one of both"
+            )
         head = Head(Contents.of(layout)).pack()
         frame = bytes([MAGIC + VERSION, kind | STAND_ALONE]) + varint.pack(len(head)) + head
     else:
@@ -146,6 +150,8 @@ def unpack(frame: bytes, layout: Layout | None = None, *, max_parameters: int | 
             "the frame's checksum does not match: truncated, altered, or made for another layout"
         )
     if frame[1] & STAND_ALONE:
+        if frame[1] & KEY_FRAME:
+            raise FormatError("the frame stands alone and is marked as a key-frame")
         layout, start = _read_layout(frame)
     assert layout is not None
     if known is not None and layout.digest != known.digest:
@@ -156,7 +162,7 @@ def unpack(frame: bytes, layout: Layout | None = None, *, max_parameters: int | 
             hint="raise max_parameters if you trust its sender",
         )
     codec = codec_for_code(frame[1] & CODEC_CODE)
-    return Frame(codec, layout, frame[start:-CHECKSUM_BYTES], bool(frame[1] & _KEY_FRAME))
+    return Frame(codec, layout, frame[start:-CHECKSUM_BYTES], bool(frame[1] & KEY_FRAME))
 
 
 def stands_alone(frame: bytes) -> bool:
