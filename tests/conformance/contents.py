@@ -92,7 +92,7 @@ def read_metadata(data: bytes) -> dict[str, str]:
     try:
         found = json.loads(data)
         again = canonical(found)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused("the metadata is not JSON") from error
     require(again == data, "the metadata is not canonical")
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
