@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.conformance.bodies import decode_body
+from tests.conformance.contents import read_metadata
 from tests.conformance.frame import decode_frame, digest
 from tests.conformance.reader import VERSION, Refused
 from tests.conformance.standalone import decode_file, read_safetensors
@@ -140,6 +141,13 @@ def test_a_damaged_file_is_refused(path: Path) -> None:
     for changed, given in ((frame[:-1], base), (longer, base), (frame, other), (frame, None)):
         with pytest.raises(Refused):
             decode_file(changed, given)
+
+
+@pytest.mark.parametrize("metadata", [b"[" * 100_000, b'{"a":1}', b'{"a": "b"}', b'{"a":"\\ud800"}'])
+def test_metadata_that_is_no_canonical_table_of_texts_is_refused(metadata: bytes) -> None:
+    assert read_metadata(b'{"a":"b"}') == {"a": "b"}
+    with pytest.raises(Refused):
+        read_metadata(metadata)
 
 
 def bell(shape: tuple[int, ...], seed: int) -> Array:
