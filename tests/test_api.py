@@ -209,3 +209,9 @@ def test_a_refused_call_leaves_the_residual_as_it_was(broken: dict[str, Any]) ->
     with pytest.raises(ConfigError, match="other tensors"):
         feedback.encode({"other": np.ones(3)}, codec="sign")
     assert state_digest(feedback.state_dict()) == before
+
+
+@pytest.mark.parametrize("what", [5, 1 << 60, None, "frame"])
+def test_what_is_no_bytes_is_no_frame(what: Any) -> None:
+    with pytest.raises(TypeError):
+        phloem.decode(what)

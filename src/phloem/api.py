@@ -96,7 +96,7 @@ def decode(frame: bytes, layout: Layout | None = None, *, max_parameters: int = 
         FormatError: the frame is truncated, altered, too large, or of another version or layout.
         ConfigError: the frame carries no layout and none was given, or it has tensors that need its base.
     """
-    frame = bytes(frame)
+    frame = bytes(memoryview(frame))  # of a number, bytes() would make so many zeros
     if layout is None and frames.stands_alone(frame):
         return decode_frame(frame, max_parameters=max_parameters)
     parts = frames.unpack(frame, layout, max_parameters=max_parameters)

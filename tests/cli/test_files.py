@@ -29,6 +29,13 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "base.safetensors", tmp_path / "new.safetensors"
 
 
+def test_a_frame_may_take_its_sources_place(phloem: Call, pair: tuple[Path, Path]) -> None:
+    new = pair[1]
+    said = phloem("encode", new, "-o", new, "--bits", "4")
+    assert said.code == 0
+    assert re.search(r"[78]\.\d× smaller than new", said.err)
+
+
 KEYS = ["parameters", "bytes", "bits_per_parameter", "codec", "effort", "nmse", "base_digest", "tensors"]
 
 

@@ -189,6 +189,31 @@ def test_a_model_without_matrices_is_kept(tmp_path: Path) -> None:
     assert back(tmp_path / "m.phl")["b"].tolist() == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("tensors", [{"ids": np.arange(9)}, {"e": np.zeros((0, 4), np.float32)}], ids=str)
+@pytest.mark.parametrize("quantize", ["int8", "ecsq:2"])
+def test_a_model_without_weights_is_kept(tmp_path: Path, tensors: dict[str, Any], quantize: str) -> None:
+    save_file(tensors, tmp_path / "m.safetensors")
+    made = compress_file(tmp_path / "m.safetensors", tmp_path / "m.phl", prune=0.5, quantize=quantize)
+    assert made.nmse == 0.0
+    found = back(tmp_path / "m.phl")
+    assert {name: array.tolist() for name, array in found.items()} == {
+        name: array.tolist() for name, array in tensors.items()
+    }
+
+
+def test_nearly_everything_may_go(tmp_path: Path) -> None:
+    save_file({"w": np.ones((4, 4), np.float32)}, tmp_path / "m.safetensors")
+    made = compress_file(tmp_path / "m.safetensors", tmp_path / "m.phl", prune=0.99, quantize="ecsq:2")
+    assert made.sparsity >= 15 / 16
+
+
+def test_a_frame_may_take_its_models_place(model: Path) -> None:
+    before = model.stat().st_size
+    made = compress_file(model, model, quantize="int8")
+    assert (made.bytes_before, made.bytes) == (before, model.stat().st_size)
+    assert made.bytes < before
+
+
 def test_the_words_of_a_rule() -> None:
     assert rule_of("0.8") == rule_of(0.8) == Share(0.8)
     assert rule_of(" 2:4 ") == Groups(2, 4)

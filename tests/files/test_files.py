@@ -321,6 +321,27 @@ def test_targets_that_cannot_be_met_say_what_can(net: Files) -> None:
     wrong("bytes are not enough", net, bits=1e-6)
 
 
+def test_bytes_are_never_exceeded_where_everything_travels_exactly(tmp_path: Path) -> None:
+    new, frame = tmp_path / "n", tmp_path / "f"
+    save_file({"ids": generator(0, "ids").integers(0, 1 << 30, size=50)}, new)
+    with pytest.raises(ConfigError, match=r"100 bytes are not enough: .* take \d+"):
+        encode_file(new, frame, bytes=100)
+    assert not frame.exists()
+    size = encode_file(new, frame, lossless=True).bytes
+    assert encode_file(new, frame, bytes=size + 8).bytes <= size + 8
+
+
+@pytest.mark.parametrize("asked", [{"bits": 1.0}, {"bytes": 100}, {"nmse": 0.1}, {"step": 1.0}], ids=str)
+def test_a_file_of_empty_tensors_is_a_file_too(tmp_path: Path, asked: dict[str, Any]) -> None:
+    write(tmp_path / "n", {"e": ("float32", np.zeros((0, 5), np.float32))})
+    made = encode_file(tmp_path / "n", tmp_path / "f", **asked)
+    assert (made.parameters, made.bits_per_parameter) == (0, 0.0)
+    decode_file(tmp_path / "f", tmp_path / "o")
+    assert read(tmp_path / "o") == read(tmp_path / "n")
+    with pytest.raises(ConfigError, match="5 bytes are not enough"):
+        encode_file(tmp_path / "n", tmp_path / "f", bytes=5)
+
+
 def test_a_small_model_gets_64_bytes_more_than_its_bits(tmp_path: Path) -> None:
     new = tmp_path / "n"
     save_file({"w": generator(0, "small").normal(size=(60, 40)).astype(np.float32)}, new)

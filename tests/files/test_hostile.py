@@ -20,6 +20,7 @@ from phloem.errors import ConfigError, FormatError, PhloemError
 from phloem.files import decode_file, encode_file, inspect_file
 from phloem.files.container import FrameReader
 from phloem.files.dtypes import restored
+from phloem.files.tensorfile import TensorFile, state_digest_of
 from phloem.seeds import generator
 from phloem.tensors import TensorSpec
 from phloem.testing.strategies import tampered
@@ -161,6 +162,21 @@ def test_a_frame_whose_tensors_are_not_those_of_its_base_is_refused(net: Files) 
     net.frame.write_bytes(frame_of(head.pack(), b"\x7f\x00\x01"))
     with pytest.raises(FormatError, match="not those of its base"):
         decode_file(net.frame, net.out, base=net.base)
+
+
+@pytest.mark.parametrize("theirs", ["int8", "bool", "uint64", "complex64"])
+@pytest.mark.parametrize("claimed", ["float32", "bfloat16", "float64", "uint8"])
+def test_a_frame_whose_types_do_not_fit_its_base_is_refused(
+    tmp_path: Path, theirs: str, claimed: str
+) -> None:
+    base = write(tmp_path / "base", {"w": (theirs, np.zeros(4, np.dtype(theirs)))})
+    with TensorFile.open(base) as file:
+        digest = state_digest_of(file)
+    head = Head(Contents((TensorSpec("w", (4,), claimed),)), base=digest)
+    (tmp_path / "frame").write_bytes(frame_of(head.pack(), b"\x7f\x00\x01"))
+    with pytest.raises(FormatError, match=f"'w' has type {claimed} in the frame, and {theirs} in its base"):
+        decode_file(tmp_path / "frame", tmp_path / "out", base=base)
+    assert not (tmp_path / "out").exists()
 
 
 def test_sections_that_lie_about_their_length_are_refused(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def run_encode(call: EncodeCall) -> None:
         PhloemError: as `phloem.encode_file`.
     """
     kernels.use(call.kernels)
+    source_bytes = call.new.stat().st_size if call.new.is_file() else 0  # before `out` takes its place
     with stderr_meter() as meter:
         made = encode_file(
             call.new, call.out, base=call.base, lossless=call.lossless, progress=meter, **_options(call)
@@ -54,7 +55,7 @@ def run_encode(call: EncodeCall) -> None:
     if call.json:
         print_json(made.to_json())
     else:
-        say(encoded_text(str(call.out), made, call.new.name, call.new.stat().st_size))
+        say(encoded_text(str(call.out), made, call.new.name, source_bytes))
 
 
 def run_decode(frame: Path, base: Path | None, out: Path, choice: Any) -> None:

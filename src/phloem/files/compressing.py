@@ -25,6 +25,7 @@ from phloem.files.thinning import matrices, rule_of, thin
 _EXACT: Mapping[str, Any] = {"codec": "lossless"}
 _INTEGERS = ("int8", "int4")
 _MOST_BITS = 16.0
+_FEWEST_BITS = 1e-6  # that "ecsq" takes
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def compress_file(
         raise ConfigError(f"{target} cannot be written: {error.strerror}") from error
     with scratch as folder, TensorFile.open(Path(model)) as file:
         source, again = Path(model), Path(folder) / "again.safetensors"
+        before = source.stat().st_size  # now, because `out` may take the model's place
         kept = total = sum(spec.size for spec in matrices(file.contents.specs))
         if rule is not None:
             source = Path(folder) / "thin.safetensors"
@@ -123,7 +125,7 @@ def compress_file(
     zeros = sum(row.zeros for row in rows if row.name in among)
     return Compressed(
         made.parameters,
-        Path(model).stat().st_size,
+        before,
         made.bytes,
         made.bits_per_parameter,
         zeros / total if total else 0.0,
@@ -153,8 +155,10 @@ def _options(
     """What `encode_file` is asked for."""
     if bits is not None:
         others = sum(spec.size for spec in file.contents.specs if spec.dtype in CODED) - total
-        share = (kept + others) / max(1, total + others)
-        return {"codec": "ecsq", "bits": share * bits + _entropy(share)}
+        if total + others == 0:
+            return {"lossless": True}  # there is nothing that bits could be for
+        share = (kept + others) / (total + others)
+        return {"codec": "ecsq", "bits": max(share * bits + _entropy(share), _FEWEST_BITS)}
     weights = dict(_EXACT) if quantize is None else {"codec": quantize}
     return {"codec": "model", "weights": weights, "vectors": dict(_EXACT)}
 

@@ -144,6 +144,12 @@ def _open_base(
     names = {spec.name: spec.shape for spec in file.contents.specs}
     if names != {spec.name: spec.shape for spec in reader.contents.specs}:
         raise FormatError("the frame's tensors are not those of its base")
+    for spec in reader.contents.specs:
+        other = file.spec(spec.name).dtype
+        if spec.dtype != other and not {spec.dtype, other} <= set(CODED):
+            raise FormatError(
+                f"tensor '{spec.name}' has type {spec.dtype} in the frame, and {other} in its base"
+            )
     return file
 
 

@@ -22,7 +22,7 @@ from phloem.files.exact import encode_exact
 from phloem.files.inspection import Inspection, inspect_file
 from phloem.files.pair import Pair
 from phloem.files.sections import Section, sections
-from phloem.files.targets import EMPTY_BODY_BYTES, Survey, Whole, at_step, meet
+from phloem.files.targets import EMPTY_BODY_BYTES, Survey, Whole, at_step, meet, not_enough
 from phloem.files.tensorfile import Progress, TensorFile, bytes_of, silent, state_digest_of
 from phloem.wire.contents import Contents, Head
 
@@ -108,7 +108,10 @@ class _Work:
         """The whole frame, in a draft."""
         codec = self.codec
         if not self.coded or not isinstance(codec, Ecsq) or codec.step is not None:
-            return self.one_pass(codec, "encoding")
+            only = self.one_pass(codec, "encoding")
+            if isinstance(codec, Ecsq) and codec.bytes is not None and only.size_bytes > codec.bytes:
+                raise not_enough(codec.bytes, only.size_bytes, self.head.contents.size)
+            return only
         for section in self.parts:
             if section.exact:  # once, whatever the number of passes
                 body = self.exact(section)

@@ -125,6 +125,14 @@ def meet(
     return _Search(codec, attempt, forget, survey, beside, wanted).nearest_size(parameters)
 
 
+def not_enough(wanted: int, least: int, parameters: int) -> ConfigError:
+    """The refusal of a size below what does not depend on the step."""
+    return ConfigError(
+        f"{wanted} bytes are not enough: names, shapes and tensors that travel exactly take {least}",
+        hint=f"ask for more than {8 * least / parameters:.2g} bits per parameter" if parameters else None,
+    )
+
+
 class _Search:
     """One search; keeps the best pass and forgets the others."""
 
@@ -146,13 +154,9 @@ class _Search:
         wanted, ceiling = self._wanted, self._codec.bytes is not None
         coded = wanted - self._beside
         if coded < EMPTY_BODY_BYTES:
-            raise ConfigError(
-                f"{wanted} bytes are not enough: names, shapes and tensors that travel exactly take "
-                f"{self._beside + EMPTY_BODY_BYTES}",
-                hint=f"ask for more than {8 * (self._beside + EMPTY_BODY_BYTES) / parameters:.2g} bits per parameter",
-            )
+            raise not_enough(wanted, self._beside + EMPTY_BODY_BYTES, parameters)
         bits = 8.0 * coded / max(1, self._survey.parameters)
-        fine = 8.0 * (wanted + 1) / parameters >= _FINE_FROM  # whole bytes of what was asked for
+        fine = 8.0 * (wanted + 1) / max(1, parameters) >= _FINE_FROM  # whole bytes of what was asked for
         tolerance = max(0.015 if fine else 0.04, 1.5 / wanted) if not ceiling else max(0.01, 1.5 / wanted)
         # d ln(size) / d log2(step): a bit per parameter at high rates, steeper as coefficients die out
         slope = (-1.0 / bits if bits >= 1.0 else -1.0 - 0.35 * math.log2(1.0 / bits)) * coded / wanted
