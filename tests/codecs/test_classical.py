@@ -242,6 +242,24 @@ def test_positions_come_back_from_where_they_begin(found: list[int], more: int, 
     assert end == 2 + len(packed)
 
 
+@pytest.mark.parametrize(
+    "damaged", ["0301010101a3", "030101018123", "03010102010123", "0301010123", "030101290123"]
+)
+def test_rice_codes_have_one_way_to_be_written(damaged: str) -> None:
+    good = bytes.fromhex("030101010123")
+    assert positions.unpack(good, 0, 10, "test")[0].tolist() == [1, 2, 9]
+    with pytest.raises(FormatError):
+        positions.unpack(bytes.fromhex(damaged), 0, 10, "test")
+
+
+def test_a_rice_code_of_2_to_the_64_is_no_small_position() -> None:
+    size = 1 << 24  # and 40 low bits below it
+    high = bytes(size // 8) + b"\1"
+    body = varint.pack(1) + b"\1" + varint.pack(len(high)) + bytes([40]) + bytes(5) + high
+    with pytest.raises(FormatError, match="leave the layout"):
+        positions.unpack(body, 0, size, "test")
+
+
 @pytest.mark.parametrize("share", [1 / 64, 0.1, 0.001])
 def test_rice_positions_take_little_more_than_their_entropy(share: float) -> None:
     size = 1 << 20

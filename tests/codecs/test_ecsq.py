@@ -10,6 +10,7 @@ import pytest
 from phloem import kernels
 from phloem.codecs.base import Codec, Hints
 from phloem.codecs.ecsq import Ecsq
+from phloem.codecs.importance import quarters_of
 from phloem.codecs.registry import codec_from
 from phloem.errors import ConfigError, FormatError
 from phloem.kernels import Step
@@ -397,3 +398,10 @@ def test_the_size_of_one_large_tensor_follows_its_step_without_jumps() -> None:
     assert 8 * sizes[0] / array.size > 0.5
     assert 8 * sizes[-1] / array.size < 0.05
     assert max(abs(b / a - 1) for a, b in itertools.pairwise(sizes)) < 0.08
+
+
+def test_importances_are_rounded_to_the_nearest_quarter_of_an_octave() -> None:
+    layout = Layout.of({"w": np.zeros(1)})
+    for exponent in np.linspace(-6.0, 6.0, 997):
+        found = (quarters_of([2.0**exponent], layout) or [0])[0]
+        assert abs(found - 2.0 * exponent) <= 0.5 + 1e-9, exponent

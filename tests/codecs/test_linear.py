@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from phloem import varint
 from phloem.codecs.base import Hints
 from phloem.codecs.classical import Linear
 from phloem.errors import ConfigError, FormatError
@@ -72,3 +73,12 @@ def test_a_configuration_that_cannot_hold_its_senders_is_refused() -> None:
     with pytest.raises(ConfigError, match="128 senders do not fit 8 bits"):
         Linear(0.01, bits=8, senders=128)
     assert Linear(0.01, bits=8, senders=127).senders == 127
+
+
+def test_a_body_for_more_senders_than_the_format_has_is_refused() -> None:
+    head, rest = bytes([128, 24, 12]), bytes(8) + bytes(packing.packed_size(LAYOUT.size, 24))
+    most = 1 << 22
+    assert not Linear.decode(head + varint.pack(most) + varint.pack(1) + rest, LAYOUT)[0].any()
+    for senders in ((most + 1, 1), (most, most + 1), (2, 3)):
+        with pytest.raises(FormatError, match="senders"):
+            Linear.decode(head + b"".join(map(varint.pack, senders)) + rest, LAYOUT)

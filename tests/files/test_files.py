@@ -13,10 +13,12 @@ from tests.files.models import error, mixed, network, read, values, write
 
 import phloem
 from phloem.codecs.ecsq import Ecsq
+from phloem.codecs.ratecontrol import find
 from phloem.codecs.registry import BY_NAME
 from phloem.errors import ConfigError, FormatError, StoreError
-from phloem.files import decode_file, encode_file, inspect_file, read_update
+from phloem.files import decode_file, encode_file, inspect_file, read_update, targets
 from phloem.files.dtypes import FROM_FILE
+from phloem.files.exact import as_type
 from phloem.files.inspection import effort_of
 from phloem.files.tensorfile import TensorFile, state_digest_of
 from phloem.kernels import Step
@@ -340,6 +342,40 @@ def test_a_file_of_empty_tensors_is_a_file_too(tmp_path: Path, asked: dict[str, 
     assert read(tmp_path / "o") == read(tmp_path / "n")
     with pytest.raises(ConfigError, match="5 bytes are not enough"):
         encode_file(tmp_path / "n", tmp_path / "f", bytes=5)
+
+
+def test_bytes_hold_even_where_the_search_is_careless(net: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[float] = []
+
+    def spying(attempt: Any, arrays: Any, *rest: Any) -> Any:
+        found = find(attempt, arrays, *rest)
+        steps.append(found.step.value)
+        return found
+
+    def careless(attempt: Any, arrays: Any, *_: Any) -> Any:
+        return attempt(arrays, Step.near(0.8 * steps[0]))
+
+    monkeypatch.setattr(targets, "find", spying)
+    encode_file(net.new, net.frame, base=net.base, bytes=2000)
+    monkeypatch.setattr(targets, "find", careless)
+    made = encode_file(net.new, net.frame, base=net.base, bytes=2000)
+    assert 1800 < made.bytes <= 2000
+
+
+def test_a_base_that_is_no_number_counts_as_zero_in_another_type() -> None:
+    strange = np.array([np.nan, np.inf, -np.inf, 1.5], np.float32)
+    for dtype, wanted in (("float16", np.float16), ("float64", np.float64)):
+        found = as_type(strange.view(np.uint8), "float32", dtype, "w")
+        assert found.view(wanted).tolist() == [0.0, 0.0, 0.0, 1.5]
+    assert as_type(strange.view(np.uint8), "float32", "float32", "w").tobytes() == strange.tobytes()
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_an_error(net: Files) -> None:
+    with TensorFile.open(net.new) as file:
+        spec = file.contents.specs[-1]
+        os.truncate(net.new, 100)
+        with pytest.raises(StoreError, match="has become shorter"):
+            file.read(spec)
 
 
 def test_a_small_model_gets_64_bytes_more_than_its_bits(tmp_path: Path) -> None:

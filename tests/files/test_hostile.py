@@ -16,6 +16,7 @@ from tests.files.models import mixed, moved, write
 
 import phloem
 from phloem import varint
+from phloem.codecs.ecsq import Ecsq
 from phloem.errors import ConfigError, FormatError, PhloemError
 from phloem.files import decode_file, encode_file, inspect_file
 from phloem.files.container import FrameReader
@@ -193,6 +194,27 @@ def test_sections_that_lie_about_their_length_are_refused(tmp_path: Path) -> Non
         zeros + b"\x02\x00\x00" + b"left over",
     ):
         refused(frame_of(head, rest), tmp_path)
+
+
+def test_a_section_that_no_codec_would_write_is_refused_before_it_is_read() -> None:
+    frame = frame_of(Head(Contents((TensorSpec("w", (3,)),))).pack(), bytes(200_000))
+    with pytest.raises(FormatError, match="longer than it can be"):
+        phloem.decode(frame)
+
+
+def test_what_memory_cannot_hold_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = frame_of(Head(Contents((TensorSpec("w", (3,)),))).pack(), b"\x7f\x00\x01")
+    (tmp_path / "frame").write_bytes(frame)
+
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Ecsq, "decode", full)
+    with pytest.raises(FormatError, match="claims 3 parameters, more than fit in memory"):
+        decode_file(tmp_path / "frame", tmp_path / "out")
+    with pytest.raises(FormatError, match="claims 3 parameters, more than fit in memory"):
+        phloem.decode(frame)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_head_that_denies_its_sections_is_refused(tmp_path: Path) -> None:
