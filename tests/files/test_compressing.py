@@ -201,6 +201,17 @@ def test_a_model_without_weights_is_kept(tmp_path: Path, tensors: dict[str, Any]
     }
 
 
+def test_bits_are_for_biases_too(tmp_path: Path) -> None:
+    draw = generator(0, "biases")
+    tensors = {"w": draw.normal(size=(20, 50)), "b": draw.normal(size=3000)}
+    path = tmp_path / "m.safetensors"
+    save_file({name: array.astype(np.float32) for name, array in tensors.items()}, path)
+    made = compress_file(path, tmp_path / "m.phl", prune=0.9, quantize="ecsq:4")
+    share = 3100 / 4000  # the biases and a tenth of the weights
+    places = -share * np.log2(share) - (1 - share) * np.log2(1 - share)
+    assert made.bits_per_parameter == pytest.approx(4 * share + places, rel=0.03)
+
+
 def test_nearly_everything_may_go(tmp_path: Path) -> None:
     save_file({"w": np.ones((4, 4), np.float32)}, tmp_path / "m.safetensors")
     made = compress_file(tmp_path / "m.safetensors", tmp_path / "m.phl", prune=0.99, quantize="ecsq:2")
