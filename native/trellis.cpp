@@ -138,11 +138,12 @@ class Quantiser {
           if (c + 1 < kClasses) smooth[t] += 2 * counts[c + 1][grid][t];
           whole += smooth[t];
         }
+        if (!own) continue;
         int32_t* table = cost_table(static_cast<int>(c), static_cast<int>(grid));
         for (int index = 0; index < kTrellisRates; ++index) {
           const auto token = static_cast<size_t>(tokenise(index));
           const int64_t extra = int64_t{kTokenBits[token] + (index ? 1 : 0)} << 16;
-          table[index] = own ? weighted(log2_q16(whole) - log2_q16(smooth[token]) + extra) : 0;
+          table[index] = weighted(log2_q16(whole) - log2_q16(smooth[token]) + extra);
         }
       }
     }

@@ -267,3 +267,16 @@ def test_memory_is_bounded_by_the_largest_section_and_not_by_the_file(
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 6 * 16 * size, f"{int(done.stdout) / (16 * size):.1f} sections"
+
+
+def test_bits_are_for_weights_and_not_for_what_travels_exactly(tmp_path: Path) -> None:
+    draw = generator(0, "mixed")
+    weights = draw.normal(size=(40, 40)).astype(np.float32)
+    ids = draw.integers(0, 1 << 16, size=50_000).astype(np.int64)
+    save_file({"weight": weights}, tmp_path / "alone")
+    save_file({"weight": weights, "ids": ids}, tmp_path / "both")
+    alone = compress_file(tmp_path / "alone", tmp_path / "a", quantize="ecsq:3")
+    both = compress_file(tmp_path / "both", tmp_path / "b", quantize="ecsq:3")
+    assert both.bytes - alone.bytes == pytest.approx(100_000, rel=0.05)  # two random bytes of each id
+    decode_file(tmp_path / "b", tmp_path / "again")
+    assert np.array_equal(load_file(tmp_path / "again")["ids"], ids)

@@ -19,6 +19,7 @@ from phloem.files.decoding import decode_file
 from phloem.files.drafts import in_words
 from phloem.files.dtypes import CODED, floats
 from phloem.files.encoding import encode_file
+from phloem.files.exact import encode_exact
 from phloem.files.tensorfile import Progress, TensorFile, bytes_of, silent
 from phloem.files.thinning import matrices, rule_of, thin
 
@@ -154,11 +155,15 @@ def _options(
 ) -> dict[str, Any]:
     """What `encode_file` is asked for."""
     if bits is not None:
-        others = sum(spec.size for spec in file.contents.specs if spec.dtype in CODED) - total
-        if total + others == 0:
+        coded = sum(spec.size for spec in file.contents.specs if spec.dtype in CODED)
+        if coded == 0:
             return {"lossless": True}  # there is nothing that bits could be for
-        share = (kept + others) / (total + others)
-        return {"codec": "ecsq", "bits": max(share * bits + _entropy(share), _FEWEST_BITS)}
+        share = (kept + coded - total) / coded
+        wanted = coded * max(share * bits + _entropy(share), _FEWEST_BITS)
+        # what travels exactly comes on top: `bits` are those of the coded tensors
+        exact = [spec for spec in file.contents.specs if spec.dtype not in CODED]
+        wanted += 8 * sum(len(encode_exact([file.read(spec)], spec.dtype, None)) for spec in exact)
+        return {"codec": "ecsq", "bits": wanted / sum(spec.size for spec in file.contents.specs)}
     weights = dict(_EXACT) if quantize is None else {"codec": quantize}
     return {"codec": "model", "weights": weights, "vectors": dict(_EXACT)}
 

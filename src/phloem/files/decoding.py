@@ -158,7 +158,7 @@ def _refuse_more(reader: FrameReader, most: int | None) -> None:
     if reader.contents.size > limit:
         raise FormatError(
             f"the frame claims {reader.contents.size} parameters, more than {limit}",
-            hint="raise max_parameters if you trust its sender",
+            hint="if you trust its sender, in Python: decode_file(..., max_parameters=...)",
         )
 
 

@@ -76,7 +76,7 @@ def trellis_quantise(
     for sweep in range(SWEEPS[weight < 128]):
         if sweep:
             scales = [measure(np.abs(k), shape) for k, shape in zip(indices, shapes, strict=True)]
-            rates = _measured_rates(indices, scales, states)
+            rates = _measured_rates(indices, scales, states, rates)
         costs = np.minimum((rates * weight) >> 8, COST_HIGHEST)
         for x, scale, k in zip(flat, scales, indices, strict=True):
             k[:] = 0
@@ -158,8 +158,13 @@ def _geometric_rates() -> IntArray:
     return np.repeat(rates[:, None, :], 2, axis=1)
 
 
-def _measured_rates(indices: Sequence[IndexArray], scales: Sequence[Scales | None], states: int) -> IntArray:
-    """Q16 bits of each index from the counts in its class, a little of the next classes, and one 16th."""
+def _measured_rates(
+    indices: Sequence[IndexArray], scales: Sequence[Scales | None], states: int, before: IntArray
+) -> IntArray:
+    """Q16 bits of each index from the counts in its class, a little of the next classes, and one 16th.
+
+    A class and grid that nothing was counted in keeps its rates from before: no path may think it free.
+    """
     counts = np.zeros((CLASSES, 2, TOKENS), dtype=np.int64)
     for k, scale in zip(indices, scales, strict=True):
         if scale is not None:
@@ -170,7 +175,7 @@ def _measured_rates(indices: Sequence[IndexArray], scales: Sequence[Scales | Non
     smooth[:-1] += 2 * counts[1:]
     token = tokenise(np.arange(RATES))
     extra = (np.array(TOKEN_BITS, dtype=np.int64) + (np.arange(TOKENS) > 0)) << 16
-    rates = np.zeros((CLASSES, 2, RATES), dtype=np.int64)
+    rates = before.copy()
     logs = tables().logs
     for index, grid in np.argwhere(counts.any(axis=2)).tolist():
         row = smooth[index, grid]
