@@ -37,8 +37,8 @@ SCALE_OFFSET = 0.125
 
 #: Lagrangian weights of the closed-form dead zone, in steps per bit: between zero and one, from 0.04 in dense classes
 #: to 0.06 in sparse ones, and between larger magnitudes. Up to 0.09 in the sparsest takes 6 % fewer bytes at equal
-#: error (eight updates), but starves the rows that are seldom sent: with error feedback a digits run then needs 13 % more
-#: rounds (72 seeds, 95 % interval 5 to 22 %).
+#: error (eight updates), but starves the rows that are seldom sent: with error feedback a digits run then needs 13 %
+#: more rounds (72 seeds, 95 % interval 5 to 22 %).
 ZERO_WEIGHT_LEAST, ZERO_WEIGHT_MOST = 0.04, 0.06
 ZERO_WEIGHT_SLOPE, ZERO_WEIGHT_FROM = 0.006, -3
 LARGER_WEIGHT = 0.12
