@@ -140,7 +140,22 @@ def main() -> None:
     quiet()
     result = PARTS[options.part](options)
     if not options.dry:
-        write(f"codecs-{options.part}", f"python benchmarks/codecs.py {' '.join(sys.argv[1:])}", result)
+        write(
+            f"codecs-{options.part}",
+            f"python benchmarks/codecs.py {' '.join(_by_name(sys.argv[1:]))}",
+            result,
+        )
+
+
+def _by_name(arguments: list[str]) -> list[str]:
+    """The arguments as a reader would give them: interpreters of other environments by what they are for."""
+    named, after = [], ""
+    for argument in arguments:
+        named.append(
+            after.removeprefix("--").replace("-", "_").upper() if after.endswith("-python") else argument
+        )
+        after = argument
+    return named
 
 
 if __name__ == "__main__":

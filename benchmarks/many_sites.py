@@ -129,10 +129,10 @@ def main() -> None:
     rows = []
     for sites in given.sites:
         for residuals in ("memory", "disk"):
-            command = [sys.executable, __file__, "--sites", str(sites), "--alone", residuals]
-            command += ["--rounds", str(given.rounds), "--participation", str(given.participation)]
+            child = [sys.executable, __file__, "--sites", str(sites), "--alone", residuals]
+            child += ["--rounds", str(given.rounds), "--participation", str(given.participation)]
             done = subprocess.run(
-                command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, check=True, text=True
+                child, cwd=Path(__file__).parent, stdout=subprocess.PIPE, check=True, text=True
             )
             rows.append(json.loads(done.stdout.splitlines()[-1]))
             print(
@@ -140,7 +140,8 @@ def main() -> None:
                     **rows[-1]
                 )
             )
-    write("many_sites", {"rounds": given.rounds, "participation": given.participation, "rows": rows})
+    command = f"python benchmarks/many_sites.py --rounds {given.rounds} --participation {given.participation}"
+    write("many_sites", command, {"rounds": given.rounds, "participation": given.participation, "rows": rows})
 
 
 if __name__ == "__main__":
