@@ -103,7 +103,10 @@ BaseAgainOption = Annotated[
 ]
 BitsOption = Annotated[
     float | None,
-    typer.Option(metavar="R", help="Bits per parameter of the whole frame, met within 2 % (5 % below 0.25)."),
+    typer.Option(
+        metavar="R",
+        help="Bits per parameter of the whole frame, met within 2 % (5 % below 0.25) where sizes do not jump.",
+    ),
 ]
 BytesOption = Annotated[
     int | None, typer.Option("--bytes", metavar="N", help="Bytes of the whole frame, never exceeded.")

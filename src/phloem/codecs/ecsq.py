@@ -86,8 +86,9 @@ class Ecsq(FromConfig):
 
     Args:
         bits: wire bits per parameter of the body, met within 2 % from 0.25 bit up and about 5 % below, where the
-            size does not jump (nearly equal magnitudes; below 0.01 bit, where levels stop paying for themselves); a
-            target below 24 bytes is raised to that, or small models would never speak.
+            size does not jump: it does where magnitudes are nearly equal, below 0.01 bit where levels stop paying
+            for themselves, and with `balanced` on Gaussian noise below 0.3 bit (by up to 20 %). A target below 24
+            bytes is raised to that, or small models would never speak.
         bytes: the most bytes that the body may take, never exceeded; `wire.frame.pack` takes its own bytes off
             first, so there it is the frame that fits. As near below as `bits` comes.
         step: the quantiser step; it is rounded to at most twelve significant bits.
