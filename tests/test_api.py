@@ -215,3 +215,26 @@ def test_a_refused_call_leaves_the_residual_as_it_was(broken: dict[str, Any]) ->
 def test_what_is_no_bytes_is_no_frame(what: Any) -> None:
     with pytest.raises(TypeError):
         phloem.decode(what)
+
+
+def test_tensors_without_values_in_plain_memory_are_refused_by_name() -> None:
+    torch = pytest.importorskip("torch")
+    for tensor, said in (
+        (torch.eye(3).to_sparse(), "'w' is sparse"),
+        (torch.zeros(3, device="meta"), "no values"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            phloem.encode({"w": tensor}, bits=1.0)
+    with pytest.raises(ConfigError, match="found a list"):
+        phloem.encode([np.zeros(3, np.float32)], bits=1.0)  # type: ignore[arg-type]
+
+
+def test_a_call_that_is_refused_leaves_the_frame_before_it_in_flight() -> None:
+    feedback, again = phloem.Feedback(), phloem.Feedback()
+    for one in (feedback, again):
+        one.encode(update(), bits=0.1)
+    with pytest.raises(ConfigError):
+        feedback.encode(update(), bits=1.0, step=1.0)
+    for one in (feedback, again):
+        one.refused()
+    assert feedback.encode(update(), bits=0.5) == again.encode(update(), bits=0.5)

@@ -130,12 +130,15 @@ class Feedback:
         layout = Layout.of(update)
         if self._layout is not None and layout.digest != self._layout.digest:
             raise ConfigError("this update has other tensors than the one before", hint="use a new Feedback")
+        arrays, codec = (
+            layout.arrays(update),
+            codec_for(**quality),
+        )  # refusals first: nothing has happened yet
         self._state = ef.resolve(self._state, layout, accepted=True, reuse=True)
-        arrays = layout.arrays(update)
         frame, state = ef.send(
             self._state,
             arrays,
-            codec_for(**quality),
+            codec,
             layout,
             with_layout=True,
             into=self._spare,

@@ -66,6 +66,10 @@ class Layout:
         >>> Layout.of({"w": np.zeros((2, 3)), "b": np.zeros(2)}).names
         ('b', 'w')
         """
+        if not isinstance(tensors, Mapping):
+            raise ConfigError(
+                f"expected tensors by name, found a {type(tensors).__name__}", hint="pass a dict"
+            )
         if not tensors:
             raise ConfigError("expected at least one tensor, found an empty dict")
         for name, tensor in tensors.items():
@@ -157,9 +161,13 @@ def as_float32(tensor: Any, name: str) -> Array:
     """A NumPy array or torch tensor as a C-contiguous float32 array on the CPU.
 
     Raises:
-        ConfigError: the tensor is not of a floating type.
+        ConfigError: the tensor is not of a floating type, or has no values in plain memory.
     """
     if hasattr(tensor, "detach"):  # a torch tensor, without importing torch
+        if str(tensor.layout) != "torch.strided":
+            raise ConfigError(f"tensor '{name}' is sparse", hint="pass its to_dense()")
+        if tensor.device.type == "meta":
+            raise ConfigError(f"tensor '{name}' has a shape only, no values: it is on the device 'meta'")
         tensor = tensor.detach().cpu()
         if str(tensor.dtype) == "torch.bfloat16":
             tensor = tensor.float()
