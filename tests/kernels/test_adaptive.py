@@ -307,3 +307,14 @@ def test_the_tables_are_what_their_names_say() -> None:
     exact = np.clip(256 * np.log(middle / (1 - middle)), -STRETCH_MOST, STRETCH_MOST)
     assert np.abs(known.stretch_middle - exact).max() <= 1
     assert all(abs(log16(n) - 16 * np.log2(n)) <= 0.9 for n in range(1, 5000))
+
+
+def test_a_sender_keeps_what_it_owes_if_its_own_body_is_damaged(
+    kernels: ModuleType, make_update: MakeUpdate
+) -> None:
+    arrays = make_update("laplace", [(8, 9)], 4)
+    body = efforts.encode(kernels, arrays, step_for(arrays, 1.0), "balanced")
+    owed = [array.copy() for array in arrays]
+    with pytest.raises(FormatError):
+        kernels.ecsq_subtract_encoded(body[:-1], owed)
+    assert [array.tobytes() for array in owed] == [array.tobytes() for array in arrays]

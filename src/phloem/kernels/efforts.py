@@ -265,20 +265,21 @@ def decode_into(
         return any(own.any() for own in indices)
 
     jobs = list(zip(plan.pieces, _streams(body, position, len(plan.pieces)), strict=True))
-    if put == "store" or trusted:  # what was zero can be zero again: no need to hold all indices
+    nothing = FormatError("Every tensor of a body that is not all zero is zero.", hint=_HINT)
+    if put == "store" or trusted:  # part by part: what was zero can be zero again, an own body is sound
         try:
-            found = any(_each(lambda job: place(job[0], unpack(job)), jobs))
+            if not any(_each(lambda job: place(job[0], unpack(job)), jobs)):
+                raise nothing
         except FormatError:
-            for array in arrays:
+            for array in arrays if put == "store" else ():
                 array[...] = 0.0
             raise
-    else:
-        decoded = _each(unpack, jobs)
-        found = any(own.any() for part in decoded for own in part)
-        for part, indices in zip(plan.pieces, decoded if found else (), strict=False):
-            place(part, indices)
-    if not found:
-        raise FormatError("Every tensor of a body that is not all zero is zero.", hint=_HINT)
+        return
+    decoded = _each(unpack, jobs)
+    if not any(own.any() for part in decoded for own in part):
+        raise nothing
+    for part, indices in zip(plan.pieces, decoded, strict=True):
+        place(part, indices)
 
 
 def _dependent(
