@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -44,12 +47,23 @@ def _package(name: str) -> str | None:
     return None if importlib.util.find_spec(name) else f"the package {name} is not installed"
 
 
+def _namespaces() -> str | None:
+    """None if benchmarks/links.py can make links between network namespaces here, otherwise why not."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    try:
+        reason: str | None = importlib.import_module("links").why_not()
+    finally:
+        sys.path.pop(0)
+    return reason
+
+
 # A probe answers None if its service works, otherwise the reason why not.
 PROBES: dict[str, Callable[[], str | None]] = {
     "chromium": lambda: _program("chromium", "chromium-browser", "google-chrome"),
     "openssl": lambda: _program("openssl", ask="version"),
     "anvil": lambda: _program("anvil"),
     "flower": lambda: _package("flwr"),
+    "namespaces": _namespaces,
 }
 
 

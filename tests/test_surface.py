@@ -6,6 +6,7 @@ tests/surface.txt, and the change log says why.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import types
@@ -43,10 +44,26 @@ def surface() -> Iterator[str]:
             yield f"error {name}({', '.join(base.__name__ for base in kind.__bases__)})"
     for kind in events.Event.__args__:
         yield f"event {kind.__name__}({', '.join(field.name for field in dataclasses.fields(kind))})"
+    yield from _flower()
     yield f"version of frames {frame.VERSION}"
     yield f"version of plans {plan.VERSION}"
     yield f"version of run directories {directory.VERSION}"
     yield from _keys(Recipe, "recipe")
+
+
+def _flower() -> Iterator[str]:
+    """What `phloem.flower` offers, read from the source: it may not be importable here."""
+    package = Path(phloem.__file__).parent
+    found = {}
+    for path in (package / "flower.py", *(package / "engines" / "flower").glob("*.py")):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.FunctionDef):
+                found[node.name] = node
+            elif isinstance(node, ast.ClassDef) and node.name == "Compressed":
+                found[node.name] = next(n for n in node.body if getattr(n, "name", "") == "__init__")
+    for name in ("Compressed", "coordinator_app", "mod", "site_app"):
+        arguments = [a.arg for a in (*found[name].args.args, *found[name].args.kwonlyargs) if a.arg != "self"]
+        yield f"phloem.flower.{name}({', '.join(arguments)})"
 
 
 def _keys(cls: type[Any], where: str) -> Iterator[str]:

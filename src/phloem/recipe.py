@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +207,16 @@ class Recipe:
         """The line of one site."""
         return self.links.get(site, self.link)
 
+    def with_sites(self, names: Sequence[str]) -> Recipe:
+        """The recipe with these sites in place of its own; what it says of sites that stay, stays.
+
+        Raises:
+            ConfigError: a name is no name of a site, or stands twice.
+        """
+        away = [gap for gap in self.sites.away if gap.site in names]
+        links = {site: link for site, link in self.links.items() if site in names}
+        return replace(self, sites=replace(self.sites, count=0, names=list(names), away=away), links=links)
+
     def to_json(self) -> dict[str, Any]:
         """The resolved recipe as plain JSON values."""
         plain = canonical.plain(self)
@@ -299,14 +309,21 @@ def _apply(table: dict[str, Any], change: str) -> None:
 def _link(table: dict[str, Any], where: str) -> Link:
     for key in ("up", "down"):
         if isinstance(table.get(key), str):
-            table[key] = _quantity(
-                table[key], _RATE, _RATE_UNITS, f"{where}: '{key}'", "a rate like '10mbit'"
-            )
+            table[key] = rate(table[key], f"{where}: '{key}'")
     if isinstance(table.get("latency"), str):
         table["latency"] = _quantity(
             table["latency"], _TIME, _TIME_UNITS, f"{where}: 'latency'", "a time like '40ms'"
         )
     return from_table(Link, table, where)
+
+
+def rate(text: str, what: str) -> float:
+    """The bits per second that a text such as "10mbit" names; `what` is for the message.
+
+    Raises:
+        ConfigError: it is no rate.
+    """
+    return _quantity(text, _RATE, _RATE_UNITS, what, "a rate like '10mbit'")
 
 
 def _quantity(text: str, pattern: re.Pattern[str], units: Mapping[str, float], what: str, like: str) -> float:

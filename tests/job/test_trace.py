@@ -13,7 +13,7 @@ from tests.tiny import Blobs, table
 
 import phloem
 from phloem import canonical
-from phloem.engines.host import Answer
+from phloem.engines.base import Answer
 from phloem.engines.local import LocalEngine
 from phloem.rounds import events
 from phloem.rounds.plan import next_chain

@@ -33,6 +33,7 @@ class BuildCall:
     compare: bool
     json: bool
     kernels: Any
+    engine: str = "local"
 
 
 def run_build(call: BuildCall) -> None:
@@ -44,11 +45,11 @@ def run_build(call: BuildCall) -> None:
     _check(call)
     logging.basicConfig(format="note: %(message)s", stream=sys.stderr)
     kernels.use(call.kernels)
-    _make_importable(call.recipe)
+    make_importable(call.recipe)
     recipe, root = _recipe_and_root(call)
     was_finished = (root / "summary.json").exists()
     console = Console(stderr=True, highlight=False)
-    with _display(console) as display:
+    with display_on(console) as display:
         try:
             run = build(
                 recipe,
@@ -57,14 +58,16 @@ def run_build(call: BuildCall) -> None:
                 compare=call.compare,
                 watch=display.watch(THIS),
                 watch_baseline=lambda name: display.watch(LABELS[name]),
+                engine=call.engine,
+                tell=display.tell,
             )
         except KeyboardInterrupt as interrupt:
-            interrupt.add_note(_how_to_go_on(root, call.compare))
+            interrupt.add_note(_how_to_go_on(root, call))
             raise
     if was_finished:
         print(f"note: {root} was finished before; nothing of it was trained again", file=sys.stderr)
     if call.json:
-        _print_json(run.path)
+        print_json(run.path)
     else:
         print_outcome(console, run.summary, run.path)
 
@@ -88,27 +91,35 @@ def _recipe_and_root(call: BuildCall) -> tuple[Recipe, Path]:
     return recipe, call.out if call.out is not None else free_directory(recipe.name)
 
 
-def _make_importable(recipe: Path | None) -> None:
+def make_importable(recipe: Path | None) -> None:
     """Lets a `package.module:Class` be found here and beside the recipe; installed packages come first."""
     for folder in (Path.cwd(), *([recipe.resolve().parent] if recipe else [])):
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
 
 
-def _display(console: Console) -> Display:
+def display_on(console: Console) -> Display:
+    """The live view on a terminal, lines elsewhere."""
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveDisplay(console)
     return PlainDisplay(lambda line: print(line, file=sys.stderr, flush=True))
 
 
-def _how_to_go_on(root: Path, compare: bool) -> str:
+def _how_to_go_on(root: Path, call: BuildCall) -> str:
+    more = ["--compare"] if call.compare else []
+    more += ["--engine", call.engine] if call.engine != "local" else []
+    return how_to_go_on(root, shlex.join(["phloem", "build", "--resume", str(root), *more]))
+
+
+def how_to_go_on(root: Path, command: str) -> str:
+    """What to say after Ctrl-C; `command` goes on with the run in `root`."""
     if not (root / "run.json").exists():
         return "interrupted before the first round; nothing was written"
-    command = shlex.join(["phloem", "build", "--resume", str(root), *(["--compare"] if compare else [])])
     return f"interrupted; go on with: {command}"
 
 
-def _print_json(root: Path) -> None:
+def print_json(root: Path) -> None:
+    """Writes a finished run's summary on standard output."""
     try:
         sys.stdout.write((root / "summary.json").read_text("utf-8"))
         sys.stdout.flush()

@@ -14,8 +14,8 @@ from typing import Annotated
 import typer
 
 import phloem
-from phloem.cli import compress, file_commands
-from phloem.cli.options import DebugOption, KernelChoice, KernelsOption
+from phloem.cli import compress, file_commands, flower
+from phloem.cli.options import DebugOption, Engines, KernelChoice, KernelsOption
 from phloem.errors import ConfigError, PhloemError
 
 FAILED, WRONG_CALL, INTERRUPTED = 1, 2, 130
@@ -56,6 +56,8 @@ Examples:
   phloem build examples/digits.toml --compare
       ten sites learn to read digits; then the same uncompressed, for comparison
   phloem build examples/digits.toml --set up.bits=0.05 --set rounds.max=20 --out runs/try
+  phloem build examples/hospitals.toml --engine flower
+      the same on Flower: a server and a node per hospital as processes of their own, over TLS
   phloem build --resume runs/try
       go on after an interruption, a crash or a full disk
 
@@ -101,6 +103,14 @@ CompareOption = Annotated[
         "--compare", help="Also run the recipe uncompressed (fp32, then bf16) and set them side by side."
     ),
 ]
+EngineOption = Annotated[
+    Engines,
+    typer.Option(
+        help="What carries the bytes: this process, Flower's processes on this machine (TLS, node "
+        "authentication), or Flower's simulation. The result is the same to the bit.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print summary.json on standard output, and nothing else there.")
 ]
@@ -128,6 +138,7 @@ def build_command(
     out: OutOption = None,
     resume: ResumeOption = None,
     compare: CompareOption = False,
+    engine: EngineOption = Engines.local,
     json_: JsonOption = False,
     kernels: KernelsOption = KernelChoice.auto,
     debug: DebugOption = False,
@@ -136,7 +147,9 @@ def build_command(
     from phloem.cli.build import BuildCall, run_build
 
     try:
-        run_build(BuildCall(recipe, tuple(set_ or ()), out, resume, compare, json_, kernels.value))
+        run_build(
+            BuildCall(recipe, tuple(set_ or ()), out, resume, compare, json_, kernels.value, engine.value)
+        )
     except KeyboardInterrupt as interrupt:  # here, because releases of typer differ in what they make of it
         for note in getattr(interrupt, "__notes__", ["interrupted"]):
             print(note, file=sys.stderr)
@@ -157,6 +170,7 @@ def report_command(
 
 file_commands.add_to(app)
 compress.add_to(app)
+flower.add_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

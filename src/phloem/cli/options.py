@@ -16,6 +16,14 @@ class KernelChoice(StrEnum):
     native = "native"
 
 
+class Engines(StrEnum):
+    """What carries the bytes of a run."""
+
+    local = "local"
+    flower = "flower"
+    simulation = "flower-simulation"
+
+
 KernelsOption = Annotated[
     KernelChoice,
     typer.Option(

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save as save_tensors
 
+from phloem.engines.base import Answer
 from phloem.engines.shelf import Shelf, read_tensors
 from phloem.errors import ConfigError
 from phloem.recipe import Recipe
@@ -79,22 +80,19 @@ def initial_state_of(task: Task, recipe: Recipe) -> State:
     return state
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A host's answer to one order: the reply's bytes, and what it took to make them."""
-
-    message: bytes
-    train_seconds: float
-    codec_seconds: float
-    metrics: dict[str, float]
-
-
 class Host:
     """Some sites of one run, with their tasks' data and memory."""
 
-    def __init__(self, recipe: Recipe, sites: Sequence[str], emit: events.Emit = events.ignore) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        sites: Sequence[str],
+        emit: events.Emit = events.ignore,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`options` are the task's options that hold at this machine only, such as where its data lie."""
         self.recipe = recipe
-        self.task = load_task_of(recipe)
+        self.task = load_task_of(replace(recipe, task={**recipe.task, **options}) if options else recipe)
         state = initial_state_of(self.task, recipe)
         self.plan = plan_for(recipe, state)
         self.trunks: dict[bytes, State] = {}

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any
 
-from phloem.engines.host import Answer, Host
+from phloem.engines.base import Answer, Failure
+from phloem.engines.host import Host
 from phloem.engines.worker import WorkerHost
 from phloem.recipe import Recipe
 from phloem.rounds import events
@@ -21,6 +23,9 @@ from phloem.store.files import Store
 
 class LocalEngine:
     """Carries orders to sites and brings their answers back."""
+
+    trusted = True
+    failures: Mapping[str, Failure] = MappingProxyType({})  # what fails on this machine ends the run
 
     def __init__(self, recipe: Recipe, emit: events.Emit = events.ignore) -> None:
         names = recipe.sites.all

@@ -23,7 +23,8 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 from phloem import errors, kernels
-from phloem.engines.host import Answer, Host
+from phloem.engines.base import Answer
+from phloem.engines.host import Host
 from phloem.errors import PhloemError, StateError
 from phloem.recipe import Recipe
 from phloem.rounds import events

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from phloem.errors import ConfigError
+from phloem.errors import ConfigError, nearest
 from phloem.job import lifecycle
 from phloem.job.directory import RunDirectory
 from phloem.job.runner import Run
@@ -18,6 +18,7 @@ from phloem.recipe import Recipe, load_recipe
 from phloem.rounds import events
 from phloem.ui.report import write_report
 
+ENGINES = ("local", "flower", "flower-simulation")
 BASELINES: Mapping[str, dict[str, Any]] = {"fp32": {"codec": "none"}, "bf16": {"codec": "bf16"}}
 
 
@@ -31,6 +32,8 @@ def build(
     watch: Watcher | None = None,
     watch_baseline: Callable[[str], Watcher] | None = None,
     emit: events.Emit = events.ignore,
+    engine: str = "local",
+    tell: Callable[[str], None] = lambda words: None,
 ) -> Run:
     """Trains a model from branches at many sites, as a recipe says; gives the finished run.
 
@@ -43,7 +46,10 @@ def build(
         compare: also run the recipe uncompressed (fp32 and bf16) and report all three.
         watch: told about the start, every round, and the end.
         watch_baseline: gives the watcher for "fp32" and "bf16".
-        emit: told about every exchange before it takes effect.
+        emit: told about every exchange before it takes effect ("local" only: elsewhere it happens in other processes).
+        engine: "local", or on this machine "flower" (a SuperLink and a SuperNode per site, with TLS and node
+            authentication) or "flower-simulation". The result is the same to the bit.
+        tell: told in a line what is being started, where that takes a while.
 
     Raises:
         ConfigError: the recipe or a directory is not as it must be; nothing was done.
@@ -65,7 +71,9 @@ def build(
     for name in BASELINES if compare else ():
         baseline(resolved, name)  # a wrong [compare] is found before the run, not after it
     with contextlib.ExitStack() as claims:
-        if resume is not None:
+        if engine != "local":
+            run = _elsewhere(engine, resolved, out, resume, watch, tell)
+        elif resume is not None:
             run = lifecycle.resume(Path(resume), watch, claims, emit, expect=resolved)
         else:
             root = Path(out) if out is not None else free_directory(resolved.name)
@@ -74,6 +82,34 @@ def build(
             run = _compare(run, resolved, watch_baseline or (lambda name: Unwatched()), claims)
         write_report(run.path)
     return run
+
+
+def _elsewhere(
+    engine: str,
+    recipe: Recipe,
+    out: str | Path | None,
+    resume: str | Path | None,
+    watch: Watcher,
+    tell: Callable[[str], None],
+) -> Run:
+    """The run on another engine than this process."""
+    if engine not in ENGINES:
+        near = nearest(engine, ENGINES)
+        hint = f"did you mean '{near}'?" if near else f"known: {', '.join(ENGINES)}"
+        raise ConfigError(f"there is no engine '{engine}'", hint=hint)
+    try:
+        from phloem.job.deployed import build_here
+    except ImportError as error:
+        raise ConfigError(
+            f"engine '{engine}' cannot be used: {error}", hint="pip install 'phloem[flower]'"
+        ) from error
+    if resume is not None:
+        lifecycle.check_same(Path(resume), recipe)
+        root = Path(resume)
+    else:
+        root = Path(out) if out is not None else free_directory(recipe.name)
+        RunDirectory.check_free(root)
+    return build_here(recipe, root, watch, tell, simulation=engine == "flower-simulation")
 
 
 def baseline(recipe: Recipe, name: str) -> Recipe:

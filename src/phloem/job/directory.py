@@ -28,6 +28,7 @@ from phloem.job.record import RoundRecord
 from phloem.recipe import Recipe
 from phloem.rounds.plan import Plan
 from phloem.store.files import Store, write_durably
+from phloem.store.snapshot import load_snapshot, save_snapshot
 
 VERSION = 0
 TRUNK = "trunk"
@@ -197,21 +198,11 @@ class RunDirectory:
 
     def save_snapshot(self, snapshot: dict[str, Any]) -> None:
         """Makes `snapshot` (facts and blob digests of the private store) the point that a resume starts from."""
-        before = self.private.read(_RESUME)
-        digest = self.private.put(canonical.dumps(snapshot))
-        self.private.swap(_RESUME, before, digest)
-        needed = {digest, *_digests(snapshot)}
-        for blob in list(self.private.digests()):
-            if blob not in needed:
-                self.private.forget(blob)
+        save_snapshot(self.private, _RESUME, snapshot)
 
     def load_snapshot(self) -> dict[str, Any] | None:
         """The last snapshot, or None before the first."""
-        digest = self.private.read(_RESUME)
-        if digest is None:
-            return None
-        snapshot: dict[str, Any] = canonical.loads(self.private.get(digest))
-        return snapshot
+        return load_snapshot(self.private, _RESUME)
 
     def finish(self) -> None:
         """Removes what only a resume needed."""
@@ -263,12 +254,3 @@ def _write(path: Path, content: bytes) -> None:
 def _is_leftover(path: Path) -> bool:
     """Whether `path` is what a killed run left before its marker was in place."""
     return path.name == _LOCK or path.name.startswith(f".{_MARKER}.")
-
-
-def _digests(value: Any) -> set[str]:
-    """Every string in `value` that may name a blob."""
-    if isinstance(value, dict):
-        return set().union(*(_digests(item) for item in value.values()))
-    if isinstance(value, list):
-        return set().union(*(_digests(item) for item in value))
-    return {value} if isinstance(value, str) and len(value) == 64 else set()

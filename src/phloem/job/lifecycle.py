@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from safetensors.numpy import load_file
 
 from phloem import canonical
 from phloem.codecs.lossless import Lossless
+from phloem.engines.base import Engine
 from phloem.engines.host import initial_state_of, load_task_of, plan_for
 from phloem.engines.local import LocalEngine
 from phloem.engines.shelf import read_tensors
 from phloem.errors import ConfigError, StateError
 from phloem.job.directory import Marker, RunDirectory, claimed, reading
-from phloem.job.record import read_summary
+from phloem.job.record import RoundRecord, read_summary
 from phloem.job.runner import Run, Runner, data_digest
 from phloem.job.watch import Watcher
 from phloem.recipe import Recipe
@@ -26,6 +28,8 @@ from phloem.rounds.plan import Plan
 from phloem.tensors import Layout, State
 from phloem.wire import frame as frames
 
+MakeEngine = Callable[[Recipe, events.Emit], Engine]
+
 
 def start(
     recipe: Recipe,
@@ -33,6 +37,7 @@ def start(
     watch: Watcher,
     claims: contextlib.ExitStack,
     emit: events.Emit = events.ignore,
+    engine_of: MakeEngine = LocalEngine,
 ) -> Run:
     """A new run in `root`, to its end; the directory stays claimed until `claims` closes."""
     task = load_task_of(recipe, claims)
@@ -40,7 +45,7 @@ def start(
     plan = plan_for(recipe, state)
     RunDirectory.check_free(root)
     # the engine first: data that lack are found before a file is made
-    with contextlib.closing(LocalEngine(recipe, emit)) as engine:
+    with contextlib.closing(engine_of(recipe, emit)) as engine:
         directory = RunDirectory.create(root, recipe, plan, data_digest(task), claims)
         head = _genesis(directory, recipe, plan, state, data_digest(task))
         _spill(engine, recipe, directory)
@@ -54,6 +59,7 @@ def resume(
     claims: contextlib.ExitStack,
     emit: events.Emit = events.ignore,
     expect: Recipe | None = None,
+    engine_of: MakeEngine = LocalEngine,
 ) -> Run:
     """A run that was interrupted, from its last snapshot to its end; a finished one is only read.
 
@@ -63,16 +69,16 @@ def resume(
             process is at work on it.
     """
     directory, recipe, marker = RunDirectory.open(root)
-    if expect is not None and _result_of(expect) != _result_of(recipe):
-        raise ConfigError(
-            f"{root} was started from another recipe", hint="resume it with the same recipe and --set"
-        )
+    if expect is not None:
+        check_same(root, expect)
     claims.enter_context(claimed(root))
     directory.sweep()
     if (root / "summary.json").exists():
         directory.finish()  # it may have been killed at its very end
         return read(root)
-    return _go_on(directory, recipe, recipe if expect is None else expect, marker, watch, claims, emit)
+    return _go_on(
+        directory, recipe, recipe if expect is None else expect, marker, watch, claims, emit, engine_of
+    )
 
 
 def _go_on(
@@ -83,6 +89,7 @@ def _go_on(
     watch: Watcher,
     claims: contextlib.ExitStack,
     emit: events.Emit,
+    engine_of: MakeEngine,
 ) -> Run:
     root = directory.root
     task = load_task_of(recipe, claims)
@@ -101,13 +108,14 @@ def _go_on(
     if snapshot is None:
         directory.keep_records([])
         head = _genesis(directory, original, plan, state, data)
-        with contextlib.closing(LocalEngine(recipe, emit)) as engine:
+        with contextlib.closing(engine_of(recipe, emit)) as engine:
             _spill(engine, recipe, directory)
             return Runner(recipe, directory, coordinator, engine, task, watch, [], head).run()
     private = directory.private
     with reading(f"the snapshot of {root}"):
-        records = directory.records()[: snapshot["round"]]
-        if len(records) < snapshot["round"]:
+        done = snapshot["round"] - ("closing" in snapshot)
+        records = directory.records()[:done]
+        if len(records) < done:
             raise StateError(
                 f"{root}/rounds.jsonl lacks rounds that the snapshot has", hint="restore the file"
             )
@@ -118,16 +126,17 @@ def _go_on(
             [private.get(digest) for digest in snapshot["frames"]],
         )
         head, sites = str(snapshot["commit"]), snapshot["sites"]
+        closing = RoundRecord.from_json(snapshot["closing"]) if "closing" in snapshot else None
         directory.store.get(head)
     directory.keep_records(records)
-    with contextlib.closing(LocalEngine(recipe, emit)) as engine:
+    with contextlib.closing(engine_of(recipe, emit)) as engine:
         _spill(engine, recipe, directory)
         with reading(f"the snapshot of {root}"):
             engine.load(private, sites)
-        return Runner(recipe, directory, coordinator, engine, task, watch, records, head).run()
+        return Runner(recipe, directory, coordinator, engine, task, watch, records, head, closing).run()
 
 
-def _spill(engine: LocalEngine, recipe: Recipe, directory: RunDirectory) -> None:
+def _spill(engine: Engine, recipe: Recipe, directory: RunDirectory) -> None:
     if recipe.run.residuals == "disk":
         engine.spill_to(directory.private)
 
@@ -146,6 +155,18 @@ def read(root: Path) -> Run:
 def write_summary(root: Path, text: bytes) -> None:
     """Replaces a finished run's `summary.json`."""
     RunDirectory.open(root)[0].write("summary.json", text)
+
+
+def check_same(root: Path, recipe: Recipe) -> None:
+    """Nothing, if the run in `root` was started from `recipe`, however it is run.
+
+    Raises:
+        ConfigError: there is no run, or it is another recipe's.
+    """
+    if _result_of(recipe) != _result_of(RunDirectory.open(root)[1]):
+        raise ConfigError(
+            f"{root} was started from another recipe", hint="resume it with the same recipe and --set"
+        )
 
 
 def _result_of(recipe: Recipe) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class SiteRecord:
     control: int = 0
     examples: int = 0
     status: str = "idle"  # accepted · refused · silent · idle · away
+    frames_up: int = 0
     frames_down: int = 0  # more than one where a site catches up
     metrics: dict[str, float] = field(default_factory=dict)
 

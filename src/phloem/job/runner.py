@@ -12,8 +12,7 @@ from typing import Any
 from safetensors.numpy import save as save_tensors
 
 from phloem import canonical
-from phloem.engines.host import Answer
-from phloem.engines.local import LocalEngine
+from phloem.engines.base import Answer, Engine
 from phloem.errors import StateError
 from phloem.job.directory import RunDirectory
 from phloem.job.record import RoundRecord, SiteRecord, summarize
@@ -53,11 +52,12 @@ class Runner:
     recipe: Recipe
     directory: RunDirectory
     coordinator: Coordinator
-    engine: LocalEngine
+    engine: Engine
     task: CheckedTask
     watch: Watcher
     records: list[RoundRecord]
     head: str | None
+    closing: RoundRecord | None = None  # the last round, if only its result has still to reach the sites
 
     def __post_init__(self) -> None:
         self.schedule = Schedule(self.recipe)
@@ -66,6 +66,9 @@ class Runner:
     def run(self) -> Run:
         """Every round that is left, then the end."""
         self.watch.started(self.recipe, self.task.metric, self.layout.size, tuple(self.records))
+        if self.closing is not None:
+            self._close(self.closing)
+            return self._end()
         opening = self._orders()
         unpaid = opening if not self.records else {}
         while not self._over():
@@ -91,6 +94,7 @@ class Runner:
         number = self.coordinator.round
         asked = {site for site, message in orders.items() if Order.unpack(message).train}
         answers = self.engine.deliver(orders)
+        failures = dict(self.engine.failures)
         late = self.schedule.late(number, asked)
         for site, answer in answers.items():
             if site not in late:
@@ -99,9 +103,14 @@ class Runner:
         result = self.coordinator.close()
         codec_seconds = time.perf_counter() - codec_started
         refused = dict(result.refused)
-        for site in sorted(late):
+        for site in sorted(late & set(answers)):
             reason = self._receive(site, answers[site].message)
             refused[site] = reason or "late"
+        for site, failure in failures.items():
+            if site in asked:
+                refused[site] = failure.reason
+            if failure.lost:
+                self.coordinator.place(site, 0)
         metrics = self.task.evaluate(self.coordinator.state, "stop")
         record = RoundRecord(
             number,
@@ -115,26 +124,39 @@ class Runner:
         )
         self.records.append(record)
         last = self._over()
-        if last:
-            everyone = set(self.recipe.sites.all)
-            following = self.coordinator.orders(everyone, set())
-            acknowledgements = self.engine.deliver(following)
-            for site, answer in acknowledgements.items():
-                self._receive(site, answer.message)
-        else:
-            following, acknowledgements = self._orders(), {}
-        self._account(record, answers, following, acknowledgements, unpaid, codec_seconds)
+        following = self._last_orders() if last else self._orders()
+        self._account(record, answers, following, unpaid, codec_seconds)
         record.commit = self.head = self.directory.commit(self.head, self._commit(record, result))
         record.wall_seconds = time.perf_counter() - started
+        if last:
+            self._snapshot(record)
+            self._close(self.records.pop())
+            return following
         self.directory.append(record)
-        if not last and self.coordinator.round % self.recipe.run.snapshot_every == 0:
+        if self.coordinator.round % self.recipe.run.snapshot_every == 0:
             self._snapshot()
         self.watch.round(record)
         return following
 
+    def _last_orders(self) -> dict[str, bytes]:
+        return self.coordinator.orders(set(self.recipe.sites.all), set())
+
+    def _close(self, record: RoundRecord) -> None:
+        """Brings the last round's result to the sites, adds what they answer, and writes the round down."""
+        started = time.perf_counter()
+        for site, answer in self.engine.deliver(self._last_orders()).items():
+            self._receive(site, answer.message)
+            self._take_up(record, record.per_site[site], answer)
+            record.codec_seconds += answer.codec_seconds
+        self._add_up(record, self.records[-1] if self.records else None)
+        record.wall_seconds += time.perf_counter() - started
+        self.records.append(record)
+        self.directory.append(record)
+        self.watch.round(record)
+
     def _receive(self, site: str, message: bytes) -> str | None:
         reason = self.coordinator.receive(site, message)
-        if reason is not None and reason.startswith(DIVERGED):
+        if reason is not None and reason.startswith(DIVERGED) and self.engine.trusted:
             raise StateError(
                 f"site '{site}' {reason}",
                 hint="sites and coordinator must decode alike: report this run directory as a bug",
@@ -146,35 +168,25 @@ class Runner:
         record: RoundRecord,
         answers: dict[str, Answer],
         following: dict[str, bytes],
-        acknowledgements: dict[str, Answer],
         unpaid: dict[str, bytes],
         codec_seconds: float,
     ) -> None:
-        """Counts what crossed the boundary: `len` of every message, frames apart from the rest."""
+        """Counts what crosses the boundary: `len` of every message, frames apart from the rest."""
         up_seconds = down_seconds = 0.0
-        frames_up = 0
         record.per_site = {name: SiteRecord() for name in self.recipe.sites.all}
         for name, row in record.per_site.items():
             link = self.recipe.link_of(name)
             row.status = "away" if name not in answers else row.status
-            for answer in (answers.get(name), acknowledgements.get(name)):
-                if answer is None:
-                    continue
-                reply = Reply.unpack(answer.message)
-                row.up += reply.frame_bytes
-                row.control += len(answer.message) - reply.frame_bytes
-                row.examples += reply.examples
-                frames_up += reply.status is Status.UPDATE
             if name in answers:
-                reply = Reply.unpack(answers[name].message)
+                reply = self._take_up(record, row, answers[name])
                 row.metrics = dict(answers[name].metrics)
                 row.status = "silent" if reply.status is Status.SILENT else "accepted"
-                row.status = "refused" if name in record.refused else row.status
                 seconds = link.up_seconds(len(answers[name].message))
                 up_seconds = max(up_seconds, seconds + link.train_seconds)
                 self._time(
                     name, record.round, len(answers[name].message), seconds, answers[name].codec_seconds
                 )
+            row.status = "refused" if name in answers and name in record.refused else row.status
             for messages in (following, unpaid):
                 if name in messages:
                     order = Order.unpack(messages[name])
@@ -182,17 +194,28 @@ class Runner:
                     row.control += len(messages[name]) - order.frame_bytes
                     row.frames_down += len(order.items)
                     down_seconds = max(down_seconds, link.down_seconds(len(messages[name])))
-        rows = record.per_site.values()
-        frames_down = sum(row.frames_down for row in rows)
-        record.bytes_up, record.bytes_down = sum(r.up for r in rows), sum(r.down for r in rows)
-        record.control_bytes = sum(r.control for r in rows)
-        size = self.layout.size
-        record.bits_per_parameter_up = 8 * record.bytes_up / (size * frames_up) if frames_up else 0.0
-        record.bits_per_parameter_down = 8 * record.bytes_down / (size * frames_down) if frames_down else 0.0
         record.seconds = up_seconds + down_seconds
         record.train_seconds = sum(a.train_seconds for a in answers.values())
         record.codec_seconds = codec_seconds + sum(a.codec_seconds for a in answers.values())
-        before = self.records[-2] if len(self.records) > 1 else None
+        self._add_up(record, self.records[-2] if len(self.records) > 1 else None)
+
+    def _take_up(self, record: RoundRecord, row: SiteRecord, answer: Answer) -> Reply:
+        """Counts one answer."""
+        reply = Reply.unpack(answer.message)
+        row.up += reply.frame_bytes
+        row.control += len(answer.message) - reply.frame_bytes
+        row.examples += reply.examples
+        row.frames_up += reply.status is Status.UPDATE
+        return reply
+
+    def _add_up(self, record: RoundRecord, before: RoundRecord | None) -> None:
+        """The sums over sites, and over the rounds so far."""
+        rows, size = record.per_site.values(), self.layout.size
+        frames_up, frames_down = sum(row.frames_up for row in rows), sum(row.frames_down for row in rows)
+        record.bytes_up, record.bytes_down = sum(r.up for r in rows), sum(r.down for r in rows)
+        record.control_bytes = sum(r.control for r in rows)
+        record.bits_per_parameter_up = 8 * record.bytes_up / (size * frames_up) if frames_up else 0.0
+        record.bits_per_parameter_down = 8 * record.bytes_down / (size * frames_down) if frames_down else 0.0
         spent = record.bytes_up + record.bytes_down + record.control_bytes
         record.total_bytes = spent + (before.total_bytes if before else 0)
         record.total_seconds = record.seconds + (before.total_seconds if before else 0.0)
@@ -224,7 +247,8 @@ class Runner:
             "metric": record.metric if math.isfinite(record.metric) else None,
         }
 
-    def _snapshot(self) -> None:
+    def _snapshot(self, closing: RoundRecord | None = None) -> None:
+        """What a resume starts from; `closing` is the last round, whose result the sites have still to get."""
         facts, arrays, state = self.coordinator.save()
         private = self.directory.private
         self.directory.save_snapshot(
@@ -236,6 +260,7 @@ class Runner:
                 "state": private.put(save_tensors(state)),
                 "frames": [private.put(frame) for frame in self.coordinator.recent],
                 "sites": self.engine.save(private),
+                **({} if closing is None else {"closing": closing.to_json()}),
             }
         )
 

@@ -24,7 +24,7 @@ from phloem.rounds import events
 from phloem.rounds.choose import DOWN, Choose, FixedChoice, Timing
 from phloem.rounds.merge import Merge, WeightedMerge
 from phloem.rounds.plan import LARGEST_VALUE, Plan, next_chain
-from phloem.rounds.site import add
+from phloem.rounds.site import NOWHERE, add
 from phloem.tensors import Array, Layout, State, state_digest
 from phloem.wire import frame as frames
 from phloem.wire.messages import MOST_EXAMPLES, PREFIX_BYTES, Item, Order, Reply, Status
@@ -94,6 +94,16 @@ class Coordinator:
         self._attachments: dict[str, bytes] = {}
         self._key_frame: bytes | None = None
 
+    def place(self, site: str, position: int) -> None:
+        """From now on `site` holds the state of round `position` (NOWHERE: none): it came, came back, or lost it.
+
+        Raises:
+            ConfigError: the position lies ahead of the trunk.
+        """
+        if position > self.round:
+            raise ConfigError(f"site '{site}' cannot be in round {position}, the trunk is in {self.round}")
+        self.positions[site] = position
+
     # -- down ------------------------------------------------------------------------------------------------
 
     def orders(
@@ -105,11 +115,16 @@ class Coordinator:
         """
         asked = train & reachable
         self.emit(events.RoundOpened(self.round, tuple(sorted(asked))))
-        messages = {}
+        messages: dict[str, bytes] = {}
+        packed: dict[
+            Order, bytes
+        ] = {}  # equal orders are the same bytes: as many key-frames would fill the memory
         for site in sorted(reachable):
             order = self._order(site, train=site in asked)
             order = replace(order, attachment=(attachments or {}).get(site, b""))
-            message = order.pack()
+            if order not in packed:
+                packed[order] = order.pack()
+            message = packed[order]
             digests = tuple(canonical.digest(item.frame) for item in order.items)
             self.emit(events.OrderSent(self.round, site, len(message), order.frame_bytes, digests))
             messages[site] = message
@@ -117,7 +132,7 @@ class Coordinator:
         return messages
 
     def _order(self, site: str, *, train: bool) -> Order:
-        start = self.positions[site]
+        start = max(self.positions[site], 0)
         missing = self.round - start
         state = None
         if self.plan.compares_state_in(self.round):
@@ -130,7 +145,9 @@ class Coordinator:
         items: tuple[Item, ...]
         key_chain = None
         deltas = self.recent[len(self.recent) - missing :]
-        if missing <= len(self.recent) and self._are_fewer_bytes(deltas):
+        if self.positions[site] == NOWHERE:
+            items, key_chain = (Item(self.plan.bitmap(set()), self._key()),), self.chain
+        elif missing <= len(self.recent) and self._are_fewer_bytes(deltas):
             items = tuple(Item(self.bitmaps[start + n], frame) for n, frame in enumerate(deltas))
         else:
             items, key_chain = (Item(self.bitmaps[start], self._key()),), self.chain

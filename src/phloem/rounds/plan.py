@@ -92,6 +92,9 @@ class Plan:
     def __post_init__(self) -> None:
         if list(self.sites) != sorted(set(self.sites)) or not self.sites:
             raise ConfigError("a plan lists its sites sorted by name, each once, and at least one")
+        self._check_codecs()
+
+    def _check_codecs(self) -> None:
         unknown = sorted(set(self.codecs) - set(BY_NAME))
         if unknown:
             raise ConfigError(f"the plan allows the codec '{unknown[0]}', which does not exist")
@@ -176,6 +179,33 @@ class Plan:
     def compares_state_in(self, round_number: int) -> bool:
         """Whether both ends compare state digests before this round."""
         return round_number % self.digest_every == 0
+
+
+@dataclass(frozen=True)
+class OpenPlan(Plan):
+    """A plan whose sites are not known beforehand: they come while the run goes on, and are called by number.
+
+    Site number n is called str(n) and has bit n in a bitmap, which is as long as its last bit needs.
+    """
+
+    def __post_init__(self) -> None:
+        if self.sites:
+            raise ConfigError("an open plan lists no sites")
+        self._check_codecs()
+
+    def bitmap(self, names: set[str]) -> bytes:
+        """The sites in `names` as one bit each, without zero bytes at the end."""
+        bits = sum(1 << self.index(name) for name in names)
+        return bits.to_bytes(-(-bits.bit_length() // 8), "little")
+
+    def in_bitmap(self, bitmap: bytes, site: str) -> bool:
+        """Whether the bit of `site` is set."""
+        place = self.index(site)
+        return place // 8 < len(bitmap) and bool(bitmap[place // 8] >> place % 8 & 1)
+
+    def index(self, site: str) -> int:
+        """The site's number."""
+        return int(site)
 
 
 def limits_for(layout: Layout) -> dict[str, int]:

@@ -24,6 +24,9 @@ from phloem.rounds.plan import LARGEST_VALUE, Choice, Plan, next_chain
 from phloem.tensors import Array, Layout, State, state_digest
 from phloem.wire.messages import PREFIX_BYTES, Order, Reply, Status
 
+NOWHERE = -1
+"""The round of a site that holds no state."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -63,15 +66,33 @@ class Site:
         trunks: dict[bytes, State] | None = None,
     ) -> None:
         """`trunks` are states by chain id: sites of one process that decoded the same bits keep them once."""
-        self.name, self.plan, self.emit, self.trunks = name, plan, emit, trunks
-        self.layout = Layout.of(state)
-        self.index = plan.index(name)
+        self._join(name, plan, Layout.of(state), emit, trunks)
         if self.layout.digest != plan.layout or state_digest(state) != plan.initial_state:
             raise StateError(
                 f"site '{name}' starts from another model than the plan",
                 hint="check that every site has the same task, options, seed and library versions",
             )
         self.at = self._shared(Position(0, plan.genesis, state, digest=plan.initial_state))
+
+    def _join(
+        self, name: str, plan: Plan, layout: Layout, emit: events.Emit, trunks: dict[bytes, State] | None
+    ) -> None:
+        self.name, self.plan, self.emit, self.trunks = name, plan, emit, trunks
+        self.layout, self.index = layout, plan.index(name)
+
+    @classmethod
+    def without_state(cls, name: str, plan: Plan, layout: Layout, emit: events.Emit = events.ignore) -> Site:
+        """A site that knows the plan and holds nothing yet: a key-frame or `load` comes first.
+
+        Raises:
+            FormatError: the layout is not the plan's.
+        """
+        if layout.digest != plan.layout:
+            raise FormatError("the layout is not the one that the plan names")
+        site = cls.__new__(cls)
+        site._join(name, plan, layout, emit, None)
+        site.at = Position(NOWHERE, b"", {})
+        return site
 
     def receive(self, message: bytes) -> Work:
         """Applies the order's frames and settles the update in flight.
@@ -193,6 +214,8 @@ class Site:
 
     def _by_deltas(self, order: Order) -> Position:
         at = self.at
+        if at.round == NOWHERE:
+            raise StateError(f"site '{self.name}' holds no state and was sent no key-frame")
         for place, item in enumerate(order.items):
             round_number = order.start + place
             if round_number < at.round:
@@ -221,7 +244,8 @@ class Site:
         assert order.key_chain is not None
         known = item.accepted if order.start == at.round else self.plan.bitmap(set())
         state = self.layout.named(key.decode())
-        kept, after = self._kept(at.state, at.round), self._kept(state, order.round)
+        after = self._kept(state, order.round)
+        kept = self._kept(at.state, at.round) if at.round != NOWHERE else after
         return Position(order.round, order.key_chain, state, self._settled(at.residual, known, kept, after))
 
     def _shared(self, at: Position) -> Position:

@@ -32,6 +32,10 @@ class Display(Protocol):
         """The watcher of the next run."""
         ...
 
+    def tell(self, words: str) -> None:
+        """Shows one line that is not about a round."""
+        ...
+
     def __enter__(self) -> Display: ...
 
     def __exit__(self, *failure: object) -> None: ...
@@ -81,6 +85,10 @@ class PlainDisplay:
     def watch(self, label: str) -> RunWatcher:
         """The watcher of the next run."""
         return RunWatcher(label, self._show)
+
+    def tell(self, words: str) -> None:
+        """Writes the line."""
+        self._write(words)
 
     def _show(self, tally: Tally, what: str) -> None:
         prefix = tally.recipe.name if tally.label == THIS else tally.label
@@ -158,6 +166,10 @@ class LiveDisplay:
         if self._over:
             self._now = Text(f"{label}: preparing the sites' data …", style="dim")
         return self._watcher
+
+    def tell(self, words: str) -> None:
+        """Shows the line above the view."""
+        self._console.print(words, style="dim")
 
     def _view(self) -> RenderableType:
         return Group(*self._over, self._now)
