@@ -22,6 +22,7 @@ from phloem.rounds.merge import MergeRule, ServerOptimizer
 from phloem.rounds.plan import Later
 from phloem.strict import as_table, from_table
 
+_NAME = r"(?!\.{1,2}$)[\w.-]{1,64}"  # becomes the name of a directory: neither . nor ..
 _RATE = re.compile(r"\s*([0-9.]+)\s*([kmg]?)bit(?:/s|ps)?\s*", re.IGNORECASE)
 _TIME = re.compile(r"\s*([0-9.]+)\s*(us|ms|s)\s*", re.IGNORECASE)
 _RATE_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
@@ -62,9 +63,7 @@ class Sites:
         if bool(self.count) == bool(self.names):
             raise ConfigError("[sites] needs either 'count' or 'names'")
         check_number("[sites]", "count", self.count, 0, 100_000)
-        if len(set(self.names)) != len(self.names) or not all(
-            re.fullmatch(r"[\w.-]{1,64}", n) for n in self.names
-        ):
+        if len(set(self.names)) != len(self.names) or not all(re.fullmatch(_NAME, n) for n in self.names):
             raise ConfigError("[sites]: 'names' must be different, of letters, digits, '.', '_' and '-'")
         check_number("[sites]", "participation", self.participation, 1e-9, 1.0)
         check_number("[sites]", "dropout", self.dropout, 0.0, 0.999)
@@ -181,7 +180,7 @@ class Recipe:
     description: str = ""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w.-]{1,64}", self.name):
+        if not re.fullmatch(_NAME, self.name):
             raise ConfigError(f"'name' must be letters, digits, '.', '_' and '-', found {self.name!r:.80}")
         check_number("the recipe", "seed", self.seed, 0, 2**62)
         if not isinstance(self.task.get("name"), str):

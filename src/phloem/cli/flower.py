@@ -104,7 +104,7 @@ def new_command(
     if sites is not None:
         loaded = loaded.with_sites([name.strip() for name in sites.split(",")])
     name, _ = host_of(host)
-    write_app(directory, loaded)
+    write_app(directory, loaded, host)
     authority = write_secrets(directory, sorted({name, "127.0.0.1", "localhost"}))
     for site in loaded.sites.all:
         write_kit(directory, site, host, authority)
@@ -138,8 +138,8 @@ def coordinator_command(
 
     from phloem.cli.build import display_on, how_to_go_on, make_importable, print_json
     from phloem.engines.flower.certificates import make_authority
-    from phloem.engines.flower.processes import SuperLink
-    from phloem.engines.flower.project import RECIPE, SECRETS, host_of, read_kit, write_nodes
+    from phloem.engines.flower.processes import FrontDoor, SuperLink
+    from phloem.engines.flower.project import RECIPE, SECRETS, host_of, read_address, write_nodes
     from phloem.job.deployed import registered, run_on
     from phloem.recipe import load_recipe
     from phloem.ui.outcome import THIS
@@ -148,20 +148,20 @@ def coordinator_command(
 
     make_importable(directory / RECIPE)
     recipe = load_recipe(directory / RECIPE)
-    name, default_port = host_of(read_kit(directory / "sites" / recipe.sites.all[0]).coordinator)
+    name, default_port = host_of(read_address(directory))
     root = out if out is not None else directory / "runs" / recipe.name
     authority = make_authority(directory / SECRETS, sorted({name, "127.0.0.1", "localhost"}))
     console = Console(stderr=True, highlight=False)
-    link = SuperLink(directory / SECRETS / "superlink", authority, host=bind, port=port or default_port)
+    link = SuperLink(directory / SECRETS / "superlink", authority)
+    door = FrontDoor(link, bind, port or default_port)
     try:
         with display_on(console) as display, link:
             nodes = registered(link, directory, recipe)
             write_nodes(directory / "nodes.json", nodes)
-            display.tell(
-                f"listening on {bind}:{link.port}; {len(nodes)} sites may connect: {', '.join(nodes)}"
-            )
             config = {"nodes": str((directory / "nodes.json").absolute())}
-            run = run_on(link, directory, recipe, root, display.watch(THIS), display.tell, config)
+            with door:
+                display.tell(f"listening on {bind}:{door.port} for {', '.join(nodes)}")
+                run = run_on(link, directory, recipe, root, display.watch(THIS), display.tell, config)
     except KeyboardInterrupt as interrupt:
         print(how_to_go_on(root, f"phloem flower coordinator {directory}"), file=sys.stderr)
         raise typer.Exit(130) from interrupt

@@ -67,7 +67,7 @@ class Runner:
         """Every round that is left, then the end."""
         self.watch.started(self.recipe, self.task.metric, self.layout.size, tuple(self.records))
         if self.closing is not None:
-            self._close(self.closing)
+            self._close(self.closing, self._last_orders())
             return self._end()
         opening = self._orders()
         unpaid = opening if not self.records else {}
@@ -130,7 +130,7 @@ class Runner:
         record.wall_seconds = time.perf_counter() - started
         if last:
             self._snapshot(record)
-            self._close(self.records.pop())
+            self._close(self.records.pop(), following)
             return following
         self.directory.append(record)
         if self.coordinator.round % self.recipe.run.snapshot_every == 0:
@@ -141,10 +141,10 @@ class Runner:
     def _last_orders(self) -> dict[str, bytes]:
         return self.coordinator.orders(set(self.recipe.sites.all), set())
 
-    def _close(self, record: RoundRecord) -> None:
+    def _close(self, record: RoundRecord, orders: dict[str, bytes]) -> None:
         """Brings the last round's result to the sites, adds what they answer, and writes the round down."""
         started = time.perf_counter()
-        for site, answer in self.engine.deliver(self._last_orders()).items():
+        for site, answer in self.engine.deliver(orders).items():
             self._receive(site, answer.message)
             self._take_up(record, record.per_site[site], answer)
             record.codec_seconds += answer.codec_seconds

@@ -169,7 +169,7 @@ class LiveDisplay:
 
     def tell(self, words: str) -> None:
         """Shows the line above the view."""
-        self._console.print(words, style="dim")
+        self._console.print(Text(words, style="dim"))
 
     def _view(self) -> RenderableType:
         return Group(*self._over, self._now)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -438,7 +440,7 @@ def test_a_disk_that_refuses_is_an_error_in_words(tmp_path: Path, caplog: pytest
     assert "say where this node may write" in caplog.text
 
 
-def test_a_node_works_for_two_runs_at_once_and_the_run_that_is_used_stays(tmp_path: Path) -> None:
+def test_a_node_works_for_two_runs_at_once(tmp_path: Path) -> None:
     grids = [grid_of(tmp_path) for _ in range(2)]
     alone = run(compressed(), grid_of(tmp_path / "alone"), 4)
     strategies = [compressed(tmp_path / f"run-{turn}") for turn in range(2)]
@@ -451,20 +453,19 @@ def test_a_node_works_for_two_runs_at_once_and_the_run_that_is_used_stays(tmp_pa
     assert same(found[0], alone)
     assert same(found[1], alone)
     assert max(size for grid in grids for _, _, size, _ in grid.down) < 700
-    run(compressed(), grid_of(tmp_path), 1)
-    folders = {path.name for path in (tmp_path / "node-1" / "1").iterdir()}
-    assert len(folders) == 2
 
 
-def test_the_run_that_was_used_last_is_the_one_that_stays(tmp_path: Path) -> None:
+def test_a_run_that_nobody_went_on_with_for_a_week_is_forgotten_and_no_other(tmp_path: Path) -> None:
     first, second = compressed(tmp_path / "first"), compressed(tmp_path / "second")
     run(first, grid_of(tmp_path), 1)
     run(second, grid_of(tmp_path), 1)
-    run(first, grid_of(tmp_path), 2)
+    runs = tmp_path / "node-1" / "1"
+    (old,) = (path for path in runs.iterdir() if path.name == first._exchange.token.hex())
+    week = time.time() - 8 * 86_400
+    os.utime(old / "refs" / "site", (week, week))
     run(compressed(), grid_of(tmp_path), 1)
-    grid = grid_of(tmp_path)
-    run(first, grid, 3)
-    assert max(size for _, _, size, _ in grid.down) < 700
+    assert not old.exists()
+    assert len(list(runs.iterdir())) == 2
 
 
 # -- coordinators --------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from tests.engines.flower.inside import Inside, app_with, arrays_in, floats, gri
 
 import phloem.flower
 from phloem.errors import ConfigError
+from phloem.feedback import norm
 
 pytestmark = pytest.mark.service("flower")
 
@@ -272,3 +273,28 @@ def test_a_node_whose_first_mod_wants_arrays_is_sent_whole_models(tmp_path: Path
     run(strategy, grid)
     assert len(seen) == 6
     assert not any(t.compressed for t in strategy.traffic if t.phase != "greet")
+
+
+def test_a_wrapped_fedavgm_stays_on_the_trunk_whatever_frames_leave_out(tmp_path: Path) -> None:
+    inner = DifferentialPrivacyServerSideFixedClipping(FedAvgM(server_learning_rate=0.1), 1e-9, 50.0, 3)
+    strategy = phloem.flower.Compressed(inner, bits=0.3)
+    result = run(strategy, grid_of(tmp_path), rounds=25)
+    residual = strategy._exchange.coordinator.residual.owed
+    assert norm(residual) < 5.0  # adding it twice made it grow without end
+    assert inner.strategy.current_arrays is strategy._exchange.arrays
+    assert same(result, arrays_in(strategy._exchange.arrays))
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -3.0, 1e300])
+def test_a_weight_that_is_none_is_refused_and_the_round_goes_on(weight: float, tmp_path: Path) -> None:
+    grid = grid_of(tmp_path)
+
+    def lying(message: Message) -> Message:
+        if message.metadata.src_node_id == 2 and message.has_content() and "metrics" in message.content:
+            message.content["metrics"]["num-examples"] = weight
+        return message
+
+    grid.alter_up = lying
+    strategy = phloem.flower.Compressed(FedAvg(), bits=1.0)
+    result = run(strategy, grid, rounds=2)
+    assert all(np.isfinite(array).all() for array in result.values())

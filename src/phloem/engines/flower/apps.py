@@ -17,10 +17,10 @@ from phloem.engines.flower.engine import CODEC_SECONDS, LOST, SITE, TIMES, TRAIN
 from phloem.engines.flower.greeting import PROTOCOL, REFUSAL, REFUSED
 from phloem.engines.flower.mod import state_root
 from phloem.engines.flower.records import KEY, Payload, packed, unpacked
+from phloem.engines.flower.shelf import forget_old, forget_run, private_store
 from phloem.engines.host import Host
-from phloem.errors import ConfigError, FormatError, PhloemError, StateError
+from phloem.errors import ConfigError, FormatError, NotFoundError, PhloemError, StateError
 from phloem.recipe import Recipe, load_recipe
-from phloem.store.files import Store
 from phloem.store.snapshot import load_snapshot, save_snapshot
 from phloem.wire.messages import Order, Reply, Status
 
@@ -91,12 +91,20 @@ def _answered(recipe: Recipe, site: str, payload: Payload, context: Context) -> 
     config = context.node_config
     options = {key.removeprefix(OPTION): value for key, value in config.items() if key.startswith(OPTION)}
     host = Host(recipe, [site], options=options)
-    store = Store(_root(context) / payload.token.hex() / site)
-    saved = load_snapshot(store, _NAME)
-    if saved is not None:
-        host.load(store, saved)
-    answer = host.deliver(site, payload.message)
+    runs = _root(context) / site
+    store = private_store(runs, payload.token.hex())
+    try:
+        saved = load_snapshot(store, _NAME)
+        if saved is not None:
+            host.load(store, saved)
+        answer = host.deliver(site, payload.message)
+    except (FormatError, NotFoundError, StateError) as error:
+        forget_run(
+            runs, payload.token.hex()
+        )  # it begins again with the first state, as the coordinator is told
+        raise StateError(error.message, hint=error.hint) from error
     save_snapshot(store, _NAME, host.save(store))
+    forget_old(runs, payload.token.hex())
     _log.info("phloem: %s", _words(site, payload.message, answer))
     return answer
 

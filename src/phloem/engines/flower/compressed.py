@@ -22,6 +22,7 @@ from phloem.engines.flower import saved
 from phloem.engines.flower.exchange import Exchange, Taken, Transfer
 from phloem.engines.flower.limits import Line, check_line
 from phloem.engines.flower.mod import simulated_root
+from phloem.engines.flower.prompt import PromptGrid
 from phloem.errors import ConfigError
 from phloem.rounds import events
 from phloem.tensors import Array, Layout
@@ -117,7 +118,7 @@ class Compressed(Strategy):
         rounds = max(num_rounds - self._done, 0)
         try:
             result = super().start(
-                grid, initial_arrays, rounds, timeout, train_config, evaluate_config, shifted
+                _prompt(grid), initial_arrays, rounds, timeout, train_config, evaluate_config, shifted
             )
         finally:
             if grid.run is not None:
@@ -213,7 +214,9 @@ class Compressed(Strategy):
             check_line(self._line, 4 * exchange.layout.size + exchange.manifest.exact_bytes, self._timeout)
 
     def _new(self, arrays: ArrayRecord) -> Exchange:
-        return Exchange(self._name, self._seed, self.up, self.down, arrays, self._merge, self._emit)
+        exchange = Exchange(self._name, self._seed, self.up, self.down, arrays, self._merge, self._emit)
+        exchange.weight_key = _weight_key(self.strategy)
+        return exchange
 
     def _say(self, number: int, taken: Sequence[Message | Taken]) -> None:
         rows = [row for row in self.traffic if row.round == number and row.phase == "train"]
@@ -254,6 +257,21 @@ def _codec(config: Mapping[str, Any] | None, bits: float, effort: str) -> dict[s
     return table
 
 
+def _prompt(grid: Grid) -> Grid:
+    """The grid, looking for replies more often where it is Flower's own over HTTP."""
+    return PromptGrid(grid) if type(grid).__name__ == "HttpGrid" else grid
+
+
+def _weight_key(strategy: Strategy) -> str:
+    """The metric that a strategy, or the one that it wraps, weights updates by."""
+    for name, value in vars(strategy).items():
+        if name == "weighted_by_key" and isinstance(value, str):
+            return value
+        if isinstance(value, Strategy) and (found := _weight_key(value)):
+            return found
+    return ""
+
+
 def _words(config: Mapping[str, Any]) -> str:
     rest = ", ".join(
         f"{key} {value}" for key, value in config.items() if key != "codec" and value is not None
@@ -269,11 +287,12 @@ def _renumber(table: dict[int, MetricRecord], done: int) -> None:
 
 
 def _replace(strategy: Strategy, merged: ArrayRecord | None, arrays: ArrayRecord) -> None:
-    """Puts the trunk where a strategy kept what it merged to itself, such as FedAvgM's `current_arrays`."""
+    """Puts the trunk where a strategy keeps what it merged to itself: FedAvgM's `current_arrays`, wrapped or not."""
     if merged is None:
         return
     for name, value in list(vars(strategy).items()):
-        if value is merged:
+        model = isinstance(value, ArrayRecord) and set(value) == set(arrays)
+        if value is merged or (model and name == "current_arrays"):
             setattr(strategy, name, arrays)
         elif isinstance(value, Strategy):
             _replace(value, merged, arrays)

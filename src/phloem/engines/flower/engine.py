@@ -17,7 +17,8 @@ from flwr.serverapp import Grid
 
 import phloem
 from phloem.engines.base import Answer, Failure
-from phloem.engines.flower.greeting import PROTOCOL, REFUSED
+from phloem.engines.flower.greeting import PROTOCOL, REFUSED, cleaned
+from phloem.engines.flower.prompt import exchanged
 from phloem.engines.flower.records import KEY, TOKEN_BYTES, Payload, is_packed, only_arrays, packed, unpacked
 from phloem.errors import ConfigError, FormatError, StateError
 from phloem.store.files import Store
@@ -54,6 +55,9 @@ class FlowerEngine:
         say: Callable[[str], None] = lambda words: None,
     ) -> None:
         self.grid, self.sites, self.registered = grid, tuple(sites), nodes
+        unknown = [site for site in self.sites if nodes is not None and site not in nodes]
+        if unknown:
+            raise ConfigError(f"nobody says which node is site '{unknown[0]}'", hint="add it to nodes.json")
         self.patience, self.say = patience or Patience(), say
         self.token = secrets.token_bytes(TOKEN_BYTES)
         self.failures: dict[str, Failure] = {}
@@ -90,7 +94,7 @@ class FlowerEngine:
         if reply is None:
             raise StateError(f"no answer within {self.patience.answer:.0f} s")
         if reply.has_error():
-            reason = str(reply.error.reason)
+            reason = cleaned(str(reply.error.reason))
             lost = LOST if f"({LOST})" in reason else None
             raise StateError(reason.removeprefix(REFUSED).replace(f" ({LOST})", ""), hint=lost)
         found = only_arrays(reply.content)
@@ -120,7 +124,7 @@ class FlowerEngine:
             if waited > self.patience.connect:
                 raise StateError(
                     f"after {waited:.0f} s these sites are not connected: {', '.join(missing)}",
-                    hint="start their nodes, then resume the run",
+                    hint="start their nodes, then resume; connect-seconds in pyproject.toml sets how long to wait",
                 )
             if waited >= tell_at:
                 self.say(f"waiting for {', '.join(missing)}")
@@ -139,9 +143,11 @@ class FlowerEngine:
             node = int(place)
             known[node] = time.monotonic()
             if reply.has_error():
-                self.say(f"node {node} cannot take part: {str(reply.error.reason).removeprefix(REFUSED)}")
+                self.say(
+                    f"node {node} cannot take part: {cleaned(str(reply.error.reason)).removeprefix(REFUSED)}"
+                )
                 continue
-            site = str(reply.content.config_records.get(KEY, ConfigRecord()).get(SITE, ""))
+            site = cleaned(str(reply.content.config_records.get(KEY, ConfigRecord()).get(SITE, "")))
             reason = self._wrong_name(site, node)
             if reason is not None:
                 self.say(f"node {node} cannot take part: {reason}")
@@ -169,21 +175,9 @@ class FlowerEngine:
 
     def _exchange(self, messages: Mapping[str, Message], timeout: float) -> dict[str, Message]:
         """The replies that came in time, under the keys of their messages."""
-        if not messages:
-            return {}
         names = list(messages)
-        ids = list(self.grid.push_messages([messages[name] for name in names]))
-        waiting = dict(zip(ids, names, strict=True))
-        found: dict[str, Message] = {}
-        end = time.monotonic() + timeout
-        while waiting and time.monotonic() < end:
-            for reply in self.grid.pull_messages(list(waiting)):
-                name = waiting.pop(reply.metadata.reply_to_message_id, None)
-                if name is not None:
-                    found[name] = reply
-            if waiting:
-                time.sleep(_POLL_SECONDS)
-        return found
+        found = exchanged(self.grid, [messages[name] for name in names], timeout)
+        return {names[place]: reply for place, reply in found.items()}
 
     # -- as any engine ---------------------------------------------------------------------------------------
 

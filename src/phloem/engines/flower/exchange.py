@@ -33,10 +33,10 @@ from phloem.feedback import norm
 from phloem.rounds import events
 from phloem.rounds.coordinator import Coordinator
 from phloem.rounds.merge import Merge
-from phloem.rounds.plan import OpenPlan, limits_for
+from phloem.rounds.plan import LARGEST_VALUE, OpenPlan, limits_for
 from phloem.tensors import State, state_digest
 from phloem.wire import frame as frames
-from phloem.wire.messages import Reply, Status
+from phloem.wire.messages import MOST_EXAMPLES, Reply, Status
 
 CLIPPING_NORM = "clipping_norm"
 """The config key under which Flower's wrappers for client-side clipping send their norm."""
@@ -111,6 +111,7 @@ class Exchange:
         if any(dtype == "float64" for _, dtype, _ in self.manifest.rows):
             self.arrays = self.manifest.join(state, self.exact)
         self._held = dict(self.arrays.items())
+        self.weight_key = ""  # the metric that the strategy weights updates by
         self.traffic: list[Transfer] = []
         self.broken: dict[str, str] = {}  # updates that the merge could not decode
         self._merged: Exact = self.exact
@@ -231,6 +232,7 @@ class Exchange:
                 raise FormatError("the reply belongs to another run")
             exact = self.manifest.unpack_exact(payload.exact) if payload.exact else {}
             parsed = Reply.unpack(payload.message)
+            self._check_weight(reply)
             if parsed.status is Status.UPDATE and self.exact and not exact:
                 raise FormatError("the update comes without the tensors that are not floating point")
         except FormatError as error:
@@ -249,6 +251,13 @@ class Exchange:
         out.content = replaced(reply.content, str(key), None)
         return out
 
+    def _check_weight(self, reply: Message) -> None:
+        """Nothing, if the reply's weight is one: a single NaN would make the whole merge one."""
+        for record in reply.content.metric_records.values():
+            weight = record.get(self.weight_key, 1)
+            if not isinstance(weight, (int, float)) or not 0 <= weight < MOST_EXAMPLES:
+                raise FormatError(f"its weight '{self.weight_key}' is {weight!r:.40}")
+
     def _refusal(self, node: int, reason: str) -> Message:
         _log.warning("phloem: node %d: %s", node, reason)
         return Message(Error(REFUSAL, f"{REFUSED}{reason}"), reply_to=self._sent[node])
@@ -257,6 +266,10 @@ class Exchange:
         """A whole model from a node without the mod; a broken one is refused like any other."""
         if reply.has_error() or node not in self.nodes.plain:
             return reply
+        try:
+            self._check_weight(reply)
+        except FormatError as error:
+            return self._refusal(node, error.message)
         found = only_arrays(reply.content)
         if found is None:
             return reply
@@ -274,6 +287,8 @@ class Exchange:
                 )
             if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
                 return self._refusal(node, f"array '{name}' holds NaN or infinity, or no numbers")
+            if values.dtype.kind == "f" and float(np.abs(values).max(initial=0)) >= LARGEST_VALUE:
+                return self._refusal(node, f"array '{name}' holds values beyond 2^100")
         return reply
 
     # -- the merge -------------------------------------------------------------------------------------------

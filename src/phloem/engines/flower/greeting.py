@@ -154,6 +154,11 @@ class Answer:
         return cls(at, chain)
 
 
+def cleaned(words: str) -> str:
+    """What a node says of itself, fit for a log and a record: printable, at most 500 characters."""
+    return "".join(letter if letter.isprintable() else " " for letter in words[:500])
+
+
 def words_size(content: RecordDict) -> int:
     """The bytes of a greeting or an answer."""
     record = content.config_records.get(KEY, ConfigRecord())

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, Error, Message
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from phloem.engines.flower.greeting import REFUSAL, REFUSED, Answer, Greeting
@@ -198,7 +197,7 @@ class _Node:
             initial = self.initial(self.context) if callable(self.initial) else self.initial
             tensors = load_file(initial) if isinstance(initial, (str, Path)) else (initial or {})
             return layout.named(layout.arrays({n: tensors[n] for n in layout.names if n in tensors}))
-        except (ConfigError, OSError, SafetensorError, TypeError) as error:
+        except Exception as error:  # the user's own function among them
             _log.warning("phloem: `initial` cannot be used, the model is sent: %s", error)
             return None
 

@@ -10,7 +10,7 @@ from typing import Any
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from phloem.engines.flower.greeting import REFUSAL, REFUSED, Answer, words_size
+from phloem.engines.flower.greeting import REFUSAL, REFUSED, Answer, cleaned, words_size
 from phloem.errors import FormatError, PhloemError
 from phloem.rounds.coordinator import Coordinator
 from phloem.rounds.site import NOWHERE
@@ -76,7 +76,7 @@ class Nodes:
             _log.warning("phloem: node %d did not answer the greeting; this round goes on without it", node)
             return
         if reply.has_error():
-            reason = str(reply.error.reason)
+            reason = cleaned(str(reply.error.reason))
             if reason.startswith(REFUSED):
                 _log.warning("phloem: node %d refused the greeting: %s", node, reason.removeprefix(REFUSED))
             elif reply.error.code in (APP_FAILED, REFUSAL):  # the app, or another mod that found no arrays

@@ -15,6 +15,7 @@ import re
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ from phloem.engines.flower.programs import (
 )
 from phloem.errors import StateError
 
-__all__ = ["RunState", "Settings", "SuperLink", "SuperNode", "environment", "free_port", "pairs"]
+__all__ = ["FrontDoor", "RunState", "Settings", "SuperLink", "SuperNode", "environment", "free_port", "pairs"]
 
 if TYPE_CHECKING:  # loads cryptography
     from phloem.engines.flower.certificates import Authority
@@ -219,6 +220,39 @@ class SuperLink(Program):
             return False
 
 
+class FrontDoor(Program):
+    """What other machines reach of a SuperLink that is on loopback: the part for nodes (`front`)."""
+
+    def __init__(self, link: SuperLink, host: str, port: int) -> None:
+        super().__init__(link.folder, "front.log")
+        self.link, self.host, self.port = link, host, port
+
+    def start(self) -> None:
+        """Starts it and waits until it listens.
+
+        Raises:
+            ConfigError: the port is taken. StateError: it does not start; the end of its log is in the message.
+        """
+        files = self.link.authority
+        arguments: list[str | Path] = ["-m", "phloem.engines.flower.front", self.host, str(self.port)]
+        arguments += [self.link.address, files.ca_certificate.absolute()]
+        arguments += [files.server_certificate.absolute(), files.server_key.absolute()]
+        self.launch(Path(sys.executable).name, arguments, self.port, self.host)
+        try:
+            self.wait_until(self._listens, f"nothing listens on {self.host} port {self.port}", 60.0)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _listens(self) -> bool:
+        nearby = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        try:
+            socket.create_connection((nearby, self.port), 5.0).close()
+        except OSError:
+            return False
+        return True
+
+
 class SuperNode(Program):
     """One of Flower's nodes in `folder`, for the SuperLink at `address`, with its own key and configuration.
 
@@ -245,8 +279,19 @@ class SuperNode(Program):
         arguments += ["--root-certificates", self.ca_certificate]
         arguments += ["--auth-supernode-private-key", self.private_key, "--port", str(self.port)]
         if self.config:
-            arguments += ["--node-config", pairs(self.config)]
+            arguments += ["--node-config", self._config_file()]
         self.launch("flower-supernode", arguments, self.port, "127.0.0.1")
+
+    def _config_file(self) -> Path:
+        """The configuration in a file for this user only: everybody sees a command's arguments."""
+        path = self.folder / "node-config.toml"
+        text = "\n".join(pairs({key: value}).replace("=", " = ", 1) for key, value in self.config.items())
+        with in_words(self.folder):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            path.touch(0o600)
+            path.write_text(text + "\n", "utf-8")
+        return path
 
     def wait_connected(self, seconds: float = 60.0, *, retry: bool = False) -> int:
         """The number that the server knows the node by, once it has let the node in.

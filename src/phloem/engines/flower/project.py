@@ -62,12 +62,15 @@ serverapp = "phloem_app:server"
 clientapp = "phloem_app:client"
 
 [tool.flwr.app.config]
-run = ""               # the run's directory; by default runs/{name}
+run = ""               # the run's directory; by default runs/ and the recipe's name
 nodes = ""             # a JSON file that says which node is which site; without it the nodes are asked, and believed
 report = ""            # a file for what the coordinator says and how it fails, as lines of JSON
 simulated-state = ""   # where the nodes of a simulation keep what they own
 connect-seconds = 600  # how long to wait for sites to connect
 answer-seconds = 3600  # how long to wait for their answers in a round
+
+[tool.phloem]
+coordinator = "{address}"  # where the sites reach it
 """
 
 _IGNORE = "secrets/\nsites/\nruns/\nnodes.json\n"
@@ -114,8 +117,8 @@ class Kit:
     config: dict[str, Any]
 
 
-def write_app(folder: Path, recipe: Recipe) -> None:
-    """Makes `folder` a Flower app that builds `recipe`.
+def write_app(folder: Path, recipe: Recipe, address: str = "127.0.0.1:8000") -> None:
+    """Makes `folder` a Flower app that builds `recipe`, with a coordinator at `address`.
 
     A task of one's own (`module:Class`) goes along if its module is one file; a package must be installed at every
     site.
@@ -125,14 +128,15 @@ def write_app(folder: Path, recipe: Recipe) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty", hint="choose another directory")
-    description = re.sub(r'["\\\\\n]', " ", recipe.description or f"Phloem builds {recipe.name}")
-    name = re.sub(r"[^a-z0-9-]", "-", recipe.name.lower()).strip("-") or "phloem"
+    words = recipe.description or f"Phloem builds {recipe.name}"
+    description = "".join(c if c.isprintable() and c not in '"\\\\' else " " for c in words)
+    name = ("phloem-" + re.sub(r"[^a-z0-9]+", "-", recipe.name.lower()).strip("-"))[:32].rstrip("-")
     with in_words(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RECIPE).write_text(as_toml(recipe), "utf-8")
         (folder / f"{APP}.py").write_text(_APP, "utf-8")
         (folder / "pyproject.toml").write_text(
-            _PYPROJECT.format(name=name, description=description, recipe=RECIPE), "utf-8"
+            _PYPROJECT.format(name=name, description=description, recipe=RECIPE, address=address), "utf-8"
         )
         (folder / ".gitignore").write_text(_IGNORE, "utf-8")
         source = _own_task(recipe)
@@ -229,6 +233,21 @@ def public_keys(folder: Path, sites: Sequence[str]) -> dict[str, Path]:
     return found
 
 
+def read_address(folder: Path) -> str:
+    """Where sites reach the coordinator of the app in `folder`.
+
+    Raises:
+        ConfigError: it is no such app.
+    """
+    try:
+        table = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))
+        return str(table["tool"]["phloem"]["coordinator"])
+    except (KeyError, OSError, TypeError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(
+            f"{folder} is not what `phloem flower new` makes: {error}", hint="name its directory, DIR"
+        ) from error
+
+
 def host_of(address: str) -> tuple[str, int]:
     """Host and port of an address.
 
@@ -243,7 +262,10 @@ def host_of(address: str) -> tuple[str, int]:
         raise ConfigError(
             f"expected HOST:PORT, found '{address}'", hint="for example coordinator.example.org:8000"
         )
-    return host.strip("[]"), int(port)
+    host = host.strip("[]")
+    if re.fullmatch(r"[A-Za-z0-9.:-]+", host) is None:
+        raise ConfigError(f"'{host}' is no name or address of a host", hint="letters, digits, '-' and '.'")
+    return host, int(port)
 
 
 def write_readme(folder: Path, recipe: Recipe, address: str) -> None:

@@ -10,7 +10,7 @@ from safetensors.numpy import save as save_tensors
 
 from phloem.engines.flower import memory
 from phloem.engines.flower.exchange import Exchange
-from phloem.engines.flower.greeting import plan_to_json
+from phloem.engines.flower.greeting import plan_from_json, plan_to_json
 from phloem.engines.shelf import read_tensors
 from phloem.errors import ConfigError
 from phloem.store.files import Store
@@ -65,17 +65,19 @@ class Record:
         """Puts everything back; gives the number of rounds that are done.
 
         Raises:
-            ConfigError: the record is of another run: other first arrays, codecs, seed or strategy.
+            ConfigError: the record is of another run: other arrays, codecs, name, seed or strategy.
         """
         store = Store(self.root)
         snapshot = load_snapshot(store, _NAME)
         assert snapshot is not None
-        same = plan_to_json(exchange.plan) == snapshot["plan"]
+        first = {"initial_state": snapshot["plan"]["initial_state"]}  # what the run began with, seeded or not
+        same = {**plan_to_json(exchange.plan), **first} == snapshot["plan"]
         if snapshot["version"] != VERSION or not same or exchange.manifest.to_json() != snapshot["manifest"]:
             raise ConfigError(
-                f"{self.root} holds another run: other first arrays, codecs, name or seed",
+                f"{self.root} holds another run: other arrays, codecs, name or seed",
                 hint="choose another `state` directory, or start with what that run was started with",
             )
+        exchange.plan = exchange.coordinator.plan = plan_from_json(snapshot["plan"])
         exchange.coordinator.load(
             snapshot["coordinator"],
             read_tensors(store, snapshot["arrays"]),

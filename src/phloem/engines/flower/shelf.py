@@ -8,7 +8,9 @@ process that is killed anywhere has either not begun with a message or is done w
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from phloem.store.snapshot import load_snapshot, save_snapshot
 from phloem.tensors import State, state_digest
 
 _SITE = "site"
-_KEPT_RUNS = 2  # of one node; a run's trunk may be what the next run starts from
+_KEPT_SECONDS = 7 * 86_400.0  # since a run was saved last; its trunk may be what the next run starts from
 
 
 @dataclass
@@ -76,14 +78,7 @@ class NodeShelf:
         Raises:
             StoreError: the disk is full or refuses; the node holds what it held before.
         """
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"{self.folder} cannot be made: {error.strerror}",
-                hint='say where this node may write, as in phloem-state="/path"',
-            ) from error
-        store = Store(self.folder / token)
+        store = private_store(self.folder, token)
         facts, owed, state = standing.site.save()
         before, blobs = standing.blobs
         if before is None or before.state is not state:
@@ -106,10 +101,8 @@ class NodeShelf:
         return None
 
     def forget_others(self, token: str) -> None:
-        """Removes the oldest runs, so that `token` and the newest others stay."""
-        others = [folder for folder in self._runs() if folder.name != token]
-        for folder in others[_KEPT_RUNS - 1 :]:
-            shutil.rmtree(folder, ignore_errors=True)
+        """Removes runs that nobody has gone on with for a week, but not `token`."""
+        forget_old(self.folder, token)
 
     def _runs(self) -> list[Path]:
         """The folders of all runs, the newest first."""
@@ -118,12 +111,40 @@ class NodeShelf:
         return sorted(self.folder.iterdir(), key=_last_used, reverse=True)
 
 
-def _last_used(folder: Path) -> float:
-    """When a run was saved last; a folder that holds none is older than all."""
+def private_store(folder: Path, token: str) -> Store:
+    """The store of one run in a node's folder, which nobody else may read.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
     try:
-        return (folder / "refs" / _SITE).stat().st_mtime
-    except OSError:
-        return 0.0
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"{folder} cannot be made: {error.strerror}",
+            hint='say where this node may write, as in phloem-state="/path"',
+        ) from error
+    return Store(folder / token)
+
+
+def forget_run(folder: Path, token: str) -> None:
+    """Removes what a node holds of a run."""
+    shutil.rmtree(folder / token, ignore_errors=True)
+
+
+def forget_old(folder: Path, token: str) -> None:
+    """Removes the runs in a node's folder that nobody has gone on with for a week, but not `token`."""
+    for run in folder.iterdir():
+        if run.name != token and time.time() - _last_used(run) > _KEPT_SECONDS:
+            forget_run(folder, run.name)
+
+
+def _last_used(folder: Path) -> float:
+    """When a run was saved last."""
+    for path in (folder / "refs" / _SITE, folder):
+        with contextlib.suppress(OSError):
+            return path.stat().st_mtime
+    return 0.0
 
 
 def _stand(store: Store, facts: dict[str, Any]) -> Standing:
