@@ -147,7 +147,7 @@ def deployed(folder: Path, nodes: tuple[str, ...]) -> Iterator[SuperLink]:
 
 def run(link: SuperLink, folder: Path, **config: Any) -> dict[str, Any]:
     number = start(link, folder, **config)
-    state = link.wait_finished(number, 300)
+    state = link.wait_finished(number, 900)
     assert state.status == "finished:completed", (state, link.log(number)[-3000:])
     return {**json.loads((folder / "result.json").read_text()), "log": link.log(number)}
 
@@ -158,7 +158,7 @@ def start(link: SuperLink, folder: Path, **config: Any) -> int:
     )
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 120.0) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 400.0) -> Any:
     limit = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < limit, "it did not happen in time"
@@ -202,7 +202,7 @@ def test_a_strategy_killed_in_mid_round_goes_on_and_nobody_trains_twice(tmp_path
         threading.Event().wait(3.0)  # until the honest node's reply is on its way
         os.kill(_serverapp(folder), signal.SIGKILL)
         (folder / "hold").unlink()
-        assert link.wait_finished(number, 120).status == "finished:failed"
+        assert link.wait_finished(number, 600).status == "finished:failed"
         again = run(link, folder, nodes=2, rounds=4)
     assert "2 rounds were done before; going on" in again["log"]
     assert again["final"] == whole["final"]
