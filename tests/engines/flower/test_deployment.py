@@ -173,7 +173,7 @@ def test_garbage_is_refused_by_name_and_a_site_that_was_away_for_five_rounds_cat
     recipe = load_recipe(recipe, [f"task.nan_site={dog}", "task.fault_from=1"])
     with deployed(tmp_path, recipe, **{bee: {"garbage": True}}) as (link, nodes):
         watch = Watching({1: nodes[cat].stop, 6: nodes[cat].start})
-        config = {"nodes": str(tmp_path / "nodes.json"), "answer-seconds": 120}
+        config = {"nodes": str(tmp_path / "nodes.json"), "answer-seconds": 60}
         run = run_on(link, tmp_path / "app", recipe, tmp_path / "run", watch, lambda words: None, config)
     for record in run.records:
         assert ant in record.accepted
@@ -220,11 +220,11 @@ def test_the_commands_for_separate_machines_train_over_tls_and_leave_a_stranger_
             env=env,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        wait_for(lambda: "is not connected" in logs["stranger"].read_text(), 60)
+        wait_for(lambda: "is not connected" in logs["stranger"].read_text())
     summary = json.loads(done.stdout)
     assert set(summary["sites"]) == {"north", "south"}
     assert all(row["rounds_accepted"] == 2 for row in summary["sites"].values())
