@@ -195,12 +195,9 @@ def ratios(lines: Mapping[str, Any], floor: Mapping[str, Any]) -> dict[str, Any]
             ]
             row["communication seconds"] = {"peer": rest[0], "phloem": rest[1]}
         for way in ("phloem held", "phloem sent"):
-            row[f"bytes of 10 rounds, {way}"] = _total(lines[peer], "bytes", 10) / _total(
-                lines[way], "bytes", 10
-            )
-            row[f"seconds of 10 rounds, {way}"] = _total(lines[peer], "seconds", 10) / _total(
-                lines[way], "seconds", 10
-            )
+            mixed = {"first": lines[way]["first"], "steady": ours}  # rounds after the first are alike
+            for what in ("bytes", "seconds"):
+                row[f"{what} of 10 rounds, {way}"] = _total(lines[peer], what, 10) / _total(mixed, what, 10)
         found[peer] = row
     return found
 
