@@ -112,11 +112,14 @@ class Store:
         return self.root / "objects" / digest[:2] / digest[2:]
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Puts `content` at `path` so that a crash leaves the old file or the new one, never a mixture."""
+def write_durably(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Puts `content` at `path` so that a crash leaves the old file or the new one, never a mixture.
+
+    The file is at no time open to more than `mode` says.
+    """
     beside = path.with_name(f".{path.name[:16]}.{secrets.token_hex(4)}")
     try:
-        with beside.open("wb") as file:
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

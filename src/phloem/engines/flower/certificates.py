@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import datetime
 import ipaddress
-import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,6 +35,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from phloem.errors import ConfigError, FormatError, StateError, StoreError
+from phloem.store.files import write_durably
 
 _DAYS = 825  # the longest life that Apple's TLS accepts of a server certificate from a private authority
 _EARLIER = datetime.timedelta(hours=1)  # a node's clock may be behind ours
@@ -105,7 +105,7 @@ def make_node_key(folder: Path, name: str) -> NodeKey:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         line = _node_key(here.private).public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
         if not here.public.exists():
-            _write(here.public, line + b"\n", 0o644)
+            write_durably(here.public, line + b"\n", 0o644)
         elif here.public.read_bytes().split()[:2] != line.split():
             raise StateError(f"the public key {here.public} does not belong to {here.private}")
     return here
@@ -115,7 +115,7 @@ def _node_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """The private key in `path`, made where there is none."""
     if not path.exists():
         key = ec.generate_private_key(ec.SECP384R1())
-        _write(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()), 0o600)
+        write_durably(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()), 0o600)
         return key
     if path.stat().st_mode & 0o077:
         raise StateError(
@@ -186,8 +186,8 @@ def _make_root(here: Authority, days: int) -> None:
         .add_extension(usage, critical=True)
         .sign(key, hashes.SHA256())
     )
-    _write(here.ca_key, _pem(key), 0o600)
-    _write(here.ca_certificate, root.public_bytes(Encoding.PEM), 0o644)
+    write_durably(here.ca_key, _pem(key), 0o600)
+    write_durably(here.ca_certificate, root.public_bytes(Encoding.PEM), 0o644)
 
 
 def _make_server(here: Authority, root: x509.Certificate, names: list[x509.GeneralName], days: int) -> None:
@@ -212,8 +212,8 @@ def _make_server(here: Authority, root: x509.Certificate, names: list[x509.Gener
         )
         .sign(signer, hashes.SHA256())
     )
-    _write(here.server_key, _pem(key), 0o600)
-    _write(here.server_certificate, server.public_bytes(Encoding.PEM), 0o644)
+    write_durably(here.server_key, _pem(key), 0o600)
+    write_durably(here.server_certificate, server.public_bytes(Encoding.PEM), 0o644)
 
 
 def _draft(
@@ -254,21 +254,6 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Puts `content` at `path`, at no time readable by more than `mode` says and never half-written."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise
 
 
 @contextlib.contextmanager
