@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,10 +39,10 @@ def wait_for(path: Path, *words: str) -> None:
         assert time.monotonic() < limit, f"{path} never said {words}"
 
 
-def wait_until_gone(mark: str) -> None:
+def wait_until(mark: str, count: Callable[[int], bool]) -> None:
     limit = time.monotonic() + 30
-    while marked(mark):
-        assert time.monotonic() < limit, f"{marked(mark)} still run"
+    while not count(len(marked(mark))):
+        assert time.monotonic() < limit, f"{marked(mark)} run"
 
 
 def wait_until_ended(program: Kept) -> int:
@@ -74,9 +75,11 @@ def test_a_program_is_asked_to_end_before_it_is_ended(tmp_path: Path) -> None:
 
 def test_nothing_of_a_killed_program_is_left(tmp_path: Path) -> None:
     program = kept(["sh", "-c", DETACHED], tmp_path)
-    wait_for(tmp_path / "log", "detached", "started")
-    assert len(marked(str(tmp_path))) >= 4  # the keeper, the shell and two that sleep
-    program.kill()
+    try:
+        wait_for(tmp_path / "log", "detached", "started")
+        wait_until(str(tmp_path), lambda count: count >= 4)  # the keeper, the shell and two that sleep
+    finally:
+        program.kill()
     assert marked(str(tmp_path)) == []
     assert program.exit_code() == 128 + signal.SIGKILL
 
@@ -102,7 +105,7 @@ def test_nothing_is_left_of_a_program_whose_starter_or_keeper_was_killed(tmp_pat
     environment = {**os.environ, "MARK": str(tmp_path)}
     subprocess.run([sys.executable, "-c", code], env=environment, check=False, timeout=60)
     assert "started" in log.read_text()
-    wait_until_gone(str(tmp_path))
+    wait_until(str(tmp_path), lambda count: count == 0)
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_the_program(tmp_path: Path) -> None:
