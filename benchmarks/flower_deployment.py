@@ -49,6 +49,7 @@ class Deployment:
     def __init__(self, sites: int, link: Link, python: Path | None = None) -> None:
         self.network = Network({f"site {i}": link for i in range(sites)})
         self.python = Path(sys.executable) if python is None else python
+        self.warm = python is None  # another environment's Flower starts as it always does
         self.nodes: dict[int, int] = {}  # the site that a node is
         self._runs = 0
 
@@ -77,6 +78,7 @@ class Deployment:
                         authority.ca_certificate,
                         key.private,
                         settings,
+                        warm=self.warm,
                     )
                     node.start()
                 supernodes.append(node)

@@ -94,17 +94,18 @@ class Site:
         site.at = Position(NOWHERE, b"", {})
         return site
 
-    def receive(self, message: bytes) -> Work:
+    def receive(self, message: bytes, *, reuse: bool = False) -> Work:
         """Applies the order's frames and settles the update in flight.
 
-        An order that comes once more does not train once more: the update in flight is the answer again.
+        An order that comes once more does not train once more: the update in flight is the answer again. With `reuse`
+        the site's arrays, which nobody else may hold, are overwritten where they can be: it is void after an error.
 
         Raises:
             FormatError: the message or a frame inside is damaged; nothing changed.
             StateError: the frames do not lead to the state that the order names; nothing changed.
         """
         order = Order.unpack(message)
-        at = self._by_key_frame(order) if order.key_chain is not None else self._by_deltas(order)
+        at = self._by_key_frame(order) if order.key_chain is not None else self._by_deltas(order, reuse)
         if at.round != order.round or at.chain[:PREFIX_BYTES] != order.chain:
             raise StateError(
                 f"site '{self.name}' arrived at round {at.round}, not at the trunk of round {order.round}",
@@ -204,15 +205,17 @@ class Site:
     def _kept(self, state: State, number: int) -> Kept:
         return marked(self.plan.prune, state, self.layout, number)
 
-    def _settled(self, residual: Residual, accepted: bytes, before: Kept, after: Kept) -> Residual:
+    def _settled(
+        self, residual: Residual, accepted: bytes, before: Kept, after: Kept, *, reuse: bool = False
+    ) -> Residual:
         """The residual once the fate of the update in flight is known, under the mask `after`."""
         taken = self.plan.in_bitmap(accepted, self.name)
-        settled = ef.resolve(residual, before.layout, accepted=taken)
+        settled = ef.resolve(residual, before.layout, accepted=taken, reuse=reuse)
         if settled.owed is None:
             return settled
         return replace(settled, owed=after.carry(settled.owed, before))
 
-    def _by_deltas(self, order: Order) -> Position:
+    def _by_deltas(self, order: Order, reuse: bool) -> Position:
         at = self.at
         if at.round == NOWHERE:
             raise StateError(f"site '{self.name}' holds no state and was sent no key-frame")
@@ -229,11 +232,12 @@ class Site:
             if kept.any_masked:
                 state = add(at.state, kept.scatter(frame.decode()))
             else:
-                state = {name: array.copy() for name, array in at.state.items()}
+                state = at.state if reuse else {name: array.copy() for name, array in at.state.items()}
                 frame.add_to(self.layout.arrays(state))
             state, after = pruned(plan.prune, state, self.layout, number, plan.seed, kept)
             chain = next_chain(at.chain, item.accepted, item.frame)
-            at = Position(number, chain, state, self._settled(at.residual, item.accepted, kept, after))
+            residual = self._settled(at.residual, item.accepted, kept, after, reuse=reuse)
+            at = Position(number, chain, state, residual)
         return at
 
     def _by_key_frame(self, order: Order) -> Position:

@@ -258,7 +258,10 @@ def test_an_order_with_any_byte_changed_is_refused_or_leads_to_the_same_trunk(
 
 
 def test_an_app_without_a_greeting_is_asked_for_one(tmp_path: Path) -> None:
-    payload = phloem.engines.flower.records.Payload(b"01234567", b"", b"")
+    coordinator = exchange_of().coordinator
+    coordinator.place("0", -1)
+    order = coordinator.orders({"0"}, {"0"})["0"]
+    payload = phloem.engines.flower.records.Payload(b"01234567", order, b"")
     reply = asked(app_with(phloem.flower.mod()), RecordDict({"arrays": packed(payload.pack())}), tmp_path)
     assert "holds nothing of the run (it has to be greeted again)" in reply.error.reason
 

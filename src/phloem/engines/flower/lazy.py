@@ -1,15 +1,19 @@
-"""Replies for a strategy that decode when they are looked at, so that one decoded update is in memory at a time."""
+"""Records whose arrays are made when they are looked at.
+
+Those of a reply decode then, so that one decoded update is in memory at a time; those of the trunk at a node, which
+holds it already, are copied then.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from phloem.engines.flower.records import Exact, Manifest, in_type, replaced
 from phloem.tensors import State
@@ -53,6 +57,24 @@ class LazyArray(Array):
         return buffer.getvalue()
 
 
+def lazy_record(manifest: Manifest, state: Mapping[str, Any], exact: Exact) -> ArrayRecord:
+    """The app's record again, as `Manifest.join` makes it, without a copy before an array is looked at."""
+
+    def values_of(name: str, dtype: str) -> Callable[[], npt.NDArray[Any]]:
+        return lambda: exact[name] if name in exact else in_type(state[name], dtype)
+
+    return _record(manifest, values_of)
+
+
+def without_lazy(content: RecordDict) -> RecordDict:
+    """The same content with arrays that can travel in place of those that decode when they are looked at."""
+    for key, record in content.array_records.items():
+        if any(isinstance(array, LazyArray) for array in record.values()):
+            arrays = {name: Array(np.asarray(array.numpy())) for name, array in record.items()}
+            content = replaced(content, str(key), ArrayRecord(arrays))
+    return content
+
+
 def lazy_message(
     message: Message, key: str, manifest: Manifest, exact: Exact, decode: Callable[[], State], opened: Opened
 ) -> Message:
@@ -64,9 +86,15 @@ def lazy_message(
             return lambda: exact[name]
         return lambda: in_type(opened.state(who, decode)[name], dtype)
 
+    out = copy.copy(message)
+    out.content = replaced(message.content, key, _record(manifest, values_of))
+    return out
+
+
+def _record(
+    manifest: Manifest, values_of: Callable[[str, str], Callable[[], npt.NDArray[Any]]]
+) -> ArrayRecord:
     record = ArrayRecord()
     for name, dtype, shape in manifest.rows:
         record[name] = LazyArray(dtype, shape, values_of(name, dtype))
-    out = copy.copy(message)
-    out.content = replaced(message.content, key, record)
-    return out
+    return record

@@ -18,6 +18,7 @@ from flwr.app import Context, Error, Message
 from safetensors.numpy import load_file
 
 from phloem.engines.flower.greeting import REFUSAL, REFUSED, Answer, Greeting
+from phloem.engines.flower.lazy import lazy_record, without_lazy
 from phloem.engines.flower.records import KEY as OURS
 from phloem.engines.flower.records import (
     Payload,
@@ -109,24 +110,24 @@ class _Node:
         key, record = found
         payload = Payload.unpack(unpacked(record))
         token = payload.token.hex()
-        standing = self.shelf.open(token)
+        asked = Order.unpack(payload.message).train
+        standing = self.shelf.open(token, b"" if asked else payload.message)
         if standing is None:
             raise StateError("this node holds nothing of the run", hint="it has to be greeted again")
         exact = standing.manifest.unpack_exact(payload.exact)
-        asked = Order.unpack(payload.message).train
-        work = standing.site.receive(payload.message)
+        work = standing.site.receive(payload.message, reuse=True)
         if asked and not work.train and standing.answered:
             return self._answer_again(token, standing, message)
         inner = copy.copy(message)
-        arrays = standing.manifest.join(standing.site.at.state, exact)
+        arrays = lazy_record(standing.manifest, standing.site.at.state, exact)
         inner.content = replaced(message.content, key, arrays)
         out = call_next(inner, self.context)
         if out.has_error():
-            self.shelf.save(token, standing)
+            self.shelf.save(token, standing, payload.message)
             return out
-        return self._pack(token, standing, out, train=work.train)
+        return self._pack(payload, standing, out, train=work.train)
 
-    def _pack(self, token: str, standing: Standing, out: Message, *, train: bool) -> Message:
+    def _pack(self, asked: Payload, standing: Standing, out: Message, *, train: bool) -> Message:
         """The app's reply with its arrays packed; without arrays, with the word that the frames were taken.
 
         Raises:
@@ -138,7 +139,7 @@ class _Node:
                 f"the app replied with {len(out.content.array_records)} array records, expected one"
             )
         if found is None:
-            reply, exact, figures, key = standing.site.reply(None), b"", out.content, OURS
+            reply, exact, figures, key = standing.site.reply(None), b"", without_lazy(out.content), OURS
         else:
             key, record = found
             trained, counters = standing.manifest.split(record)
@@ -146,9 +147,9 @@ class _Node:
             figures = replaced(out.content, key, None)
             reply = standing.site.reply(trained, 1)
             standing.answered = {"key": key, "exact": exact.hex(), "figures": figures_to_json(figures)}
-        self.shelf.save(token, standing)
+        self.shelf.save(asked.token.hex(), standing, asked.message)
         out = copy.copy(out)
-        out.content = replaced(figures, key, packed(Payload(bytes.fromhex(token), reply, exact).pack()))
+        out.content = replaced(figures, key, packed(Payload(asked.token, reply, exact).pack()))
         return out
 
     def _answer_again(self, token: str, standing: Standing, message: Message) -> Message:

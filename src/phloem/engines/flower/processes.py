@@ -256,7 +256,8 @@ class FrontDoor(Program):
 class SuperNode(Program):
     """One of Flower's nodes in `folder`, for the SuperLink at `address`, with its own key and configuration.
 
-    `port` is where its own parts meet: on loopback, a free one unless given.
+    `port` is where its own parts meet: on loopback, a free one unless given. With `warm`, where the system can do so,
+    the process of every message is a fork of one that has imported what it needs (`phloem.engines.flower.warm`).
     """
 
     def __init__(
@@ -268,8 +269,10 @@ class SuperNode(Program):
         config: Settings | None = None,
         *,
         port: int | None = None,
+        warm: bool = True,
     ) -> None:
         super().__init__(folder, "supernode.log")
+        self.warm = warm
         self.address, self.port, self.config = address, port or free_port(), dict(config or {})
         self.ca_certificate, self.private_key = ca_certificate.absolute(), private_key.absolute()
 
@@ -280,7 +283,7 @@ class SuperNode(Program):
         arguments += ["--auth-supernode-private-key", self.private_key, "--port", str(self.port)]
         if self.config:
             arguments += ["--node-config", self._config_file()]
-        self.launch("flower-supernode", arguments, self.port, "127.0.0.1")
+        self.launch("flower-supernode", arguments, self.port, "127.0.0.1", warm=self.warm)
 
     def _config_file(self) -> Path:
         """The configuration in a file for this user only: everybody sees a command's arguments."""

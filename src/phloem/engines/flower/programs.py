@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from phloem.engines.flower.keeper import Kept
+from phloem.engines.flower.warm import command as warm_command
 from phloem.errors import ConfigError, StateError, StoreError
 
 Settings = Mapping[str, str | int | float | bool]
@@ -174,8 +175,10 @@ class Program:
         except FileNotFoundError:
             return ""
 
-    def launch(self, program: str, arguments: Sequence[str | Path], port: int, host: str) -> None:
-        """Starts the program, which is going to listen on that port."""
+    def launch(
+        self, program: str, arguments: Sequence[str | Path], port: int, host: str, *, warm: bool = False
+    ) -> None:
+        """Starts the program, which is going to listen on that port; with `warm`, as that module does."""
         if self.alive:
             raise StateError(f"{program} is running already, with its log in {self.log_path}")
         self.stop()  # what is left of the last start
@@ -187,7 +190,10 @@ class Program:
             socket.create_server((host, port), family=_family(host)).close()
         except OSError as error:
             raise ConfigError(f"{program} cannot listen on {host} port {port}: {error.strerror}") from error
-        self._kept = Kept([str(path), *map(str, arguments)], environment(self.home), self.log_path)
+        words = [str(path), *map(str, arguments)]
+        if warm:
+            words = warm_command(path, words[1:], self.folder / "warm")
+        self._kept = Kept(words, environment(self.home), self.log_path)
 
     def wait_until(self, ready: Callable[[], bool], what: str, seconds: float) -> None:
         """Waits for `ready`; a StateError with the end of the log where the program or the time ends before."""
