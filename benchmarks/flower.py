@@ -1,27 +1,30 @@
 """Rounds of Flower over real lines, its model as it is, in float16, by NNCodec and by Phloem: bytes, seconds, memory.
 
-    python benchmarks/flower.py          writes results/flower.json; `--help` names smaller and larger measurements
+    python benchmarks/flower.py plain     writes results/flower-plain.json, and so on; several parts go one by one
+    python benchmarks/flower.py fp16 digits floor memory
 
 With NNCodec, which needs an environment of its own:
 
     python3.11 benchmarks/nncodec_points.py --make-env /tmp/nncodec
     /tmp/nncodec/bin/python -m pip install flwr==1.41.0 'numpy<2'
-    python benchmarks/flower.py --nncodec-python /tmp/nncodec/bin/python
+    python benchmarks/flower.py nncodec --nncodec-python /tmp/nncodec/bin/python
 
 Ten SuperNodes, a SuperLink and its app run as Flower's own processes, each in a network namespace of its own behind a
 line of 10 Mbit/s and 40 ms (`links`), with TLS and node authentication. Bytes are the kernel's counts of IP packets on
 those lines, everything included: requests, polling, TLS, TCP's own. Strategy: FedAvg with Flower's defaults, all sites
-train and evaluate. Three parts:
+train and evaluate. The model is a ResNet-50's 320 arrays (25.6 million parameters), drawn, with drawn updates; nothing
+is learned. Its parts:
 
-- `resnet50`: the 320 arrays of a ResNet-50 (25.6 million parameters), drawn, with drawn updates; nothing is learned.
-  `phloem held`: the nodes have the first model already, as a checkpoint that everybody starts from; `phloem sent`: it
-  is sent. The first round is stated apart; `steady` are the others (all rounds of a mode that has at most two).
+- `plain`: Flower as it is beside Phloem on nodes that have the first model already, as a checkpoint that everybody
+  starts from (`phloem held`), in one deployment. The first round is stated apart; `steady` are the others (all rounds
+  of a mode that has at most two).
+- `fp16`: float16 arrays in the same way, and Phloem on nodes that are sent the model (`phloem sent`).
 - `digits`: the recipe's CNN (151,306 parameters), really trained, measured at the server after every round.
+- `floor`: all three over lines without a limit: what a round takes here without communication.
 - `memory`: the server's peak while it merges, by number of sites (`flower_memory`).
 
-All processes share the cores of one machine: ten client processes start for every phase and take about two
-seconds of a processor each, before any byte is sent. `floor` is the same over lines without a limit: what a round
-takes here without communication. `seconds` are raw; `communication` is seconds less the floor's.
+All processes share the cores of one machine, which is what a compressed round takes its time from. Nodes start warm
+(`phloem.engines.flower.warm`) in every mode, Flower's own too; only NNCodec's environment starts as Flower does.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +44,6 @@ from flower_deployment import APP, Deployment
 from flower_rounds import messages_of, rounds_of
 from links import Link, why_not
 from measuring import EXAMPLES, spread, write
-from phloem.errors import PhloemError
 from phloem.recipe import load_recipe
 
 RECIPE = EXAMPLES / "digits.toml"
@@ -88,47 +91,48 @@ def table_of(deployment: Deployment, name: str, config: Mapping[str, Any]) -> di
 # ---- The parts -------------------------------------------------------------------------------------------------
 
 
-def contenders(options: argparse.Namespace, *, floor: bool = False) -> dict[str, dict[str, Any]]:
-    """The runs of one deployment, by name; those that leave the least in the SuperLink's memory first."""
+def contenders(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The configuration of every mode, by name, without its number of rounds."""
     model = {"model": options.model, "seed": options.seed}
-    bits = {"up-bits": options.up_bits, "down-bits": options.down_bits}
-    ours = {**model, **bits, "mode": "phloem"}
-    if floor:
-        return {
-            "phloem held": {**ours, "held": True, "rounds": 1 + options.rounds_floor + 1},
-            "fp16": {**model, "mode": "fp16", "rounds": options.rounds_floor},
-            "plain": {**model, "mode": "plain", "rounds": options.rounds_floor},
-        }
+    ours = {**model, "up-bits": options.up_bits, "down-bits": options.down_bits, "mode": "phloem"}
     return {
-        "phloem held": {**ours, "held": True, "rounds": 1 + options.rounds_phloem},
-        "phloem sent": {**ours, "rounds": 1 + options.rounds_sent},
-        "fp16": {**model, "mode": "fp16", "rounds": options.rounds_fp16},
-        "plain": {**model, "mode": "plain", "rounds": options.rounds_plain},
+        "phloem held": {**ours, "held": True},
+        "phloem sent": ours,
+        "fp16": {**model, "mode": "fp16"},
+        "plain": {**model, "mode": "plain"},
     }
 
 
-def digits(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """The runs of the digits recipe."""
+def compared(options: argparse.Namespace, link: Link, rounds: Mapping[str, int]) -> dict[str, Any]:
+    """These modes, one after the other in one deployment; first those that leave the least in the SuperLink."""
+    modes = contenders(options)
+    with Deployment(options.sites, link) as deployment:
+        say("all SuperNodes are connected")
+        found: dict[str, Any] = {"idle, bytes per second and site": _idle(deployment, options.idle_seconds)}
+        runs = {n: table_of(deployment, n, {**modes[n], "rounds": count}) for n, count in rounds.items()}
+    return {"peer ÷ phloem": ratios(runs), **found, "runs": runs}
+
+
+def digits(options: argparse.Namespace, link: Link) -> dict[str, Any]:
+    """The digits recipe, in every mode."""
     recipe = load_recipe(RECIPE)
     same = {"model": "digits", "recipe": str(RECIPE), "rounds": options.rounds_digits, "seed": recipe.seed}
     bits = {"up-bits": recipe.up["bits"], "down-bits": recipe.down["bits"]}
-    return {
+    runs = {
         "phloem": {**same, **bits, "mode": "phloem"},
         "fp16": {**same, "mode": "fp16"},
         "plain": {**same, "mode": "plain"},
     }
+    with Deployment(options.sites, link) as deployment:
+        found = {name: table_of(deployment, f"digits, {name}", run) for name, run in runs.items()}
+    return {"peer ÷ phloem": ratios(found), "runs": found}
 
 
 def nncodec(options: argparse.Namespace, links: Mapping[str, Link]) -> dict[str, Any]:
-    """NNCodec's runs, over lines and over none; or why there are none."""
+    """NNCodec's runs, over lines and over none."""
     python = options.nncodec_python
     if python is None:
-        return {"missing": "no environment was named (--nncodec-python)"}
-    tried = subprocess.run(
-        [python, "-c", "import nncodec, flwr"], capture_output=True, text=True, check=False
-    )
-    if tried.returncode:
-        return {"missing": tried.stderr.strip().splitlines()[-1]}
+        sys.exit("NNCodec needs an environment of its own: name its Python with --nncodec-python")
     settings = json.loads(
         subprocess.run(
             [python, str(APP / "bench_nnc.py"), options.model, str(options.seed), str(_our_error(options))],
@@ -147,7 +151,7 @@ def nncodec(options: argparse.Namespace, links: Mapping[str, Link]) -> dict[str,
         "lambda-scale": settings["lambda_scale"],
     }
     for name, link in links.items():
-        count = options.rounds_nncodec if name == "lines" else options.rounds_floor
+        count = options.rounds_nncodec if name == "lines" else 1
         with Deployment(options.sites, link, python) as deployment:
             found[name] = table_of(deployment, f"nncodec, {name}", {**config, "rounds": count})
     return found
@@ -176,29 +180,23 @@ def memory(options: argparse.Namespace) -> dict[str, Any]:
 # ---- Ratios ----------------------------------------------------------------------------------------------------
 
 
-def ratios(lines: Mapping[str, Any], floor: Mapping[str, Any]) -> dict[str, Any]:
+def ratios(runs: Mapping[str, Any]) -> dict[str, Any]:
     """Every peer divided by Phloem's steady rounds, in medians; the range is that of all pairs of rounds."""
     found: dict[str, Any] = {}
-    ours = lines["phloem held"]["steady"]
-    for peer in lines:
+    steady = next(run["steady"] for name, run in runs.items() if name.startswith("phloem"))
+    for peer, theirs in runs.items():
         if peer.startswith("phloem"):
             continue
-        theirs = lines[peer]["steady"]
-        row = {
-            "bytes": _ratio(theirs["bytes both"], ours["bytes both"]),
-            "seconds": _ratio(theirs["seconds"], ours["seconds"]),
+        found[peer] = {
+            "bytes": _ratio(theirs["steady"]["bytes both"], steady["bytes both"]),
+            "seconds": _ratio(theirs["steady"]["seconds"], steady["seconds"]),
         }
-        if peer in floor and "phloem held" in floor:
-            rest = [
-                one["seconds"]["median"] - low["steady"]["seconds"]["median"]
-                for one, low in ((theirs, floor[peer]), (ours, floor["phloem held"]))
-            ]
-            row["communication seconds"] = {"peer": rest[0], "phloem": rest[1]}
-        for way in ("phloem held", "phloem sent"):
-            mixed = {"first": lines[way]["first"], "steady": ours}  # rounds after the first are alike
+        for way in (name for name in runs if name.startswith("phloem")):
+            mixed = {"first": runs[way]["first"], "steady": steady}  # rounds after the first are alike
             for what in ("bytes", "seconds"):
-                row[f"{what} of 10 rounds, {way}"] = _total(lines[peer], what, 10) / _total(mixed, what, 10)
-        found[peer] = row
+                found[peer][f"{what} of 10 rounds, {way}"] = _total(theirs, what, 10) / _total(
+                    mixed, what, 10
+                )
     return found
 
 
@@ -217,10 +215,11 @@ def _total(table: Mapping[str, Any], what: str, rounds: int) -> float:
 
 
 def main() -> None:
-    """Measures what was asked for and writes the result."""
+    """Measures what was asked for and writes the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("parts", nargs="+", choices=("plain", "fp16", "digits", "floor", "nncodec", "memory"))
     parser.add_argument("--model", choices=("resnet50", "tiny"), default="resnet50")
     parser.add_argument("--sites", type=int, default=10)
     parser.add_argument("--rate", type=float, default=10e6, help="of every line, in bits per second")
@@ -228,62 +227,37 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--up-bits", type=float, default=0.05)
     parser.add_argument("--down-bits", type=float, default=0.05)
-    parser.add_argument("--rounds-plain", type=int, default=2)
-    parser.add_argument("--rounds-fp16", type=int, default=2)
+    parser.add_argument("--rounds-peer", type=int, default=2, help="of Flower as it is, and in float16")
     parser.add_argument("--rounds-phloem", type=int, default=5, help="after a first one")
-    parser.add_argument("--rounds-sent", type=int, default=1, help="after a first one that sends the model")
     parser.add_argument("--rounds-nncodec", type=int, default=2)
-    parser.add_argument("--rounds-digits", type=int, default=4)
-    parser.add_argument(
-        "--rounds-floor", type=int, default=1, help="of every mode over lines without a limit"
-    )
+    parser.add_argument("--rounds-digits", type=int, default=6)
     parser.add_argument("--idle-seconds", type=float, default=30.0, help="a heartbeat comes every 30")
     parser.add_argument("--memory-sites", type=int, nargs="*", default=[2, 5, 10, 20])
     parser.add_argument("--nncodec-python", type=Path, metavar="PYTHON")
     parser.add_argument("--nncodec-qp", type=int, default=-38, help="of weights: NNCodec's own default")
-    parser.add_argument("--parts", nargs="+", default=["lines", "digits", "floor", "nncodec", "memory"])
-    parser.add_argument("--print", action="store_true", help="on standard output, in place of the file")
+    parser.add_argument("--print", action="store_true", help="on standard output, in place of the files")
     options = parser.parse_args()
     reason = why_not()
     if reason is not None:
         sys.exit(reason)
-    links = {
-        "lines": Link(options.rate, options.rate, options.rtt),
-        "floor": Link(10e9, 10e9, 0.0),
+    line, none = Link(options.rate, options.rate, options.rtt), Link(10e9, 10e9, 0.0)
+    ours, peer = 1 + options.rounds_phloem, options.rounds_peer
+    measures: dict[str, Callable[[], dict[str, Any]]] = {
+        "plain": lambda: compared(options, line, {"phloem held": ours, "plain": peer}),
+        "fp16": lambda: compared(options, line, {"phloem held": ours, "phloem sent": 2, "fp16": peer}),
+        "digits": lambda: digits(options, line),
+        "floor": lambda: compared(options, none, {"phloem held": ours, "fp16": 1, "plain": 1}),
+        "nncodec": lambda: nncodec(options, {"lines": line, "floor": none}),
+        "memory": lambda: memory(options),
     }
-    result: dict[str, Any] = {"sites": options.sites, "line": vars(links["lines"])}
-    if {"lines", "digits"} & set(options.parts):
-        with Deployment(options.sites, links["lines"]) as deployment:
-            say("all SuperNodes are connected")
-            result["idle, bytes per second and site"] = _idle(deployment, options.idle_seconds)
-            if "digits" in options.parts:
-                runs = digits(options)
-                result["digits"] = {n: table_of(deployment, f"digits, {n}", runs[n]) for n in runs}
-            if "lines" in options.parts:
-                runs = contenders(options)
-                result["lines"] = {n: table_of(deployment, n, runs[n]) for n in runs}
-    if "floor" in options.parts:
-        with Deployment(options.sites, links["floor"]) as deployment:
-            runs = contenders(options, floor=True)
-            result["floor"] = {n: table_of(deployment, f"{n}, floor", runs[n]) for n in runs}
-    if "nncodec" in options.parts:
-        try:
-            found = nncodec(options, links)
-        except (RuntimeError, PhloemError, subprocess.SubprocessError) as error:
-            found = {"missing": f"it failed: {error}"}
-        for part in ("lines", "floor"):
-            if part in found and part in result:
-                result[part]["nncodec"] = found.pop(part)
-        result["nncodec"] = found
-    if "memory" in options.parts:
-        result["memory"] = memory(options)
-    if "lines" in result:
-        result = {"peer ÷ phloem": ratios(result["lines"], result.get("floor", {})), **result}
-    command = " ".join(["python benchmarks/flower.py", *_told()])
-    if options.print:
-        print(json.dumps(result, indent=1))
-    else:
-        write("flower", command, result)
+    for part in options.parts:
+        started = time.monotonic()
+        found = {"sites": options.sites, "line": vars(line), **measures[part]()}
+        found["whole measurement, seconds"] = time.monotonic() - started
+        if options.print:
+            print(json.dumps(found, indent=1))
+        else:
+            write(f"flower-{part}", f"python benchmarks/flower.py {part} {_told()}".rstrip(), found)
 
 
 def _idle(deployment: Deployment, seconds: float) -> dict[str, Any]:
@@ -291,12 +265,13 @@ def _idle(deployment: Deployment, seconds: float) -> dict[str, Any]:
     return {"seconds": found["seconds"], **{w: spread(found[w]) for w in ("up_bytes", "down_bytes")}}
 
 
-def _told() -> list[str]:
-    """The command line's arguments, without where an environment lies."""
+def _told() -> str:
+    """The command line's options, without where an environment lies."""
     words = sys.argv[1:]
+    words = words[next((i for i, word in enumerate(words) if word.startswith("-")), len(words)) :]
     with contextlib.suppress(ValueError, IndexError):
         words[words.index("--nncodec-python") + 1] = "PYTHON"
-    return words
+    return " ".join(words)
 
 
 if __name__ == "__main__":
