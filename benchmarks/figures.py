@@ -38,6 +38,7 @@ def table() -> str:
     """The figures as a Markdown table."""
     digits, lm = result("digits"), result("code_lm_headline")
     hospitals, banks = result("hospitals"), result("banks")
+    flower = result("flower-plain")["peer ÷ phloem"]["plain"]
     target, final = digits["to_target"], digits["final"]
     lm_rounds = lm["rounds"]
     rows = [
@@ -61,6 +62,15 @@ def table() -> str:
         ("banks, test average precision minus pooled training's", interval(banks["against_pooled"], 3)),
         ("banks, the same minus the best single bank's", interval(banks["against_best_single_bank"], 3)),
         ("banks, bytes against fp32", times(banks["fewer_bytes_than_fp32"]) + " fewer"),
+        (
+            "Flower over ten lines of 10 Mbit/s, 25.6 M parameters at 0.05 bits: bytes a round, against plain Flower",
+            times(flower["bytes"]) + " fewer",
+        ),
+        (
+            "the same, seconds a round (ten sites on two cores)",
+            f"**{flower['seconds']['median']:.0f}×** ({flower['seconds']['min']:.0f} to "
+            f"{flower['seconds']['max']:.0f}) less",
+        ),
     ]
     lines = ["| figure | measured |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
     return "\n".join(lines) + "\n"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
+import secrets
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,6 +55,17 @@ Exit codes: 0 done, 1 the run failed, 2 the call is wrong, 130 interrupted.
 _SITE_HELP = """Start the node of one site, with the kit that the coordinator gave it, until Ctrl-C.
 
 It runs Flower's SuperNode. Data stay here: KIT/site.toml says where they lie.
+"""
+_WARM_HELP = """Run COMMAND, one of Flower's such as flower-supernode, with warm starts for the app's processes.
+
+Flower starts a process for every message, and each imports Flower, the app and what the app needs. With warm starts
+it is a fork of one that has imported them: a second or more is saved per message, on Linux. `phloem flower site` does
+so by itself; this is for a SuperNode that you start yourself.
+
+\b
+  phloem flower warm flower-supernode --superlink example.org:9092 --root-certificates ca.crt
+
+Exit code: the command's.
 """
 
 
@@ -199,6 +213,26 @@ def site_command(
             print(f"{found.name} is not connected: {why}", file=sys.stderr)
             print(f"trying again in {_AGAIN_SECONDS:.0f} s; is the coordinator running?", file=sys.stderr)
             time.sleep(_AGAIN_SECONDS)
+
+
+@group.command(
+    "warm",
+    help=_WARM_HELP,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def warm_command(
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND…", help="The program and its arguments.")],
+) -> None:
+    """Run one of Flower's programs with warm starts."""
+    _check_installed()
+    from phloem.engines.flower import warm
+    from phloem.engines.flower.programs import path_of
+
+    folder = Path(tempfile.gettempdir()) / f"phloem-warm-{os.getpid()}-{secrets.token_hex(4)}"
+    words = warm.command(path_of(command[0]), command[1:], folder)
+    if len(words) == len(command):
+        print("phloem: no warm starts on this system", file=sys.stderr)
+    os.execv(words[0], words)
 
 
 def _show_until_it_ends(node: SuperNode, name: str, *, all_of_it: bool) -> None:

@@ -16,11 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phloem.engines.flower import warm
 from phloem.engines.flower.processes import SuperLink, SuperNode, environment, free_port, pairs
 from phloem.errors import ConfigError, StateError
 
 APP = """
+import os
 import threading
+from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -38,13 +41,16 @@ def ask_every_node(grid: Grid, context: Context) -> None:
     asked = [Message(wanted, dst_node_id=node, message_type="train") for node in nodes]
     for reply in grid.send_and_receive(asked):
         print("answered", reply.content["told"]["site"], flush=True)
+        print("from a process of", reply.content["told"]["parent"], flush=True)
 
 
 @client.train()
 def tell_the_site(message: Message, context: Context) -> Message:
     print("asked", flush=True)
     threading.Event().wait(message.content["asked"]["wait"])
-    return Message(RecordDict({"told": ConfigRecord({"site": context.node_config["site"]})}), reply_to=message)
+    parent = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace")
+    told = {"site": context.node_config["site"], "parent": repr(parent)}
+    return Message(RecordDict({"told": ConfigRecord(told)}), reply_to=message)
 """
 
 PROJECT = """
@@ -149,6 +155,8 @@ def test_registered_nodes_answer_over_tls_and_a_stranger_is_refused(deployment: 
     assert "answered alpha\n" in log
     assert f"answered {ODD}" in log
     assert "stranger" not in log
+    started_warm = log.count("from phloem.engines.flower.warm import main")
+    assert started_warm == (2 if warm.possible() else 0)
     assert ended.inbound_bytes > 0
     assert ended.outbound_bytes > 0
     assert stranger.exit_code == 1

@@ -167,3 +167,28 @@ def test_without_a_nursery_the_program_itself_runs(tmp_path: Path) -> None:
         command(tmp_path, "word", "/bin/echo"), capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (0, "word\n")
+
+
+@pytest.mark.service("flower")
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["flower-supernode", "--no-such-option"], 2, "--no-such-option"),
+        (["no-such-program"], 2, "no-such-program is not beside"),
+    ],
+)
+def test_the_command_runs_flowers_program_and_ends_as_it_does(
+    words: list[str], code: int, said: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "phloem.cli.main", "flower", "warm", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert not [
+        path for path in Path("/tmp").glob("phloem-warm-*") if path.stat().st_mtime > time.time() - 60
+    ]

@@ -182,8 +182,8 @@ def main() -> None:
         os.execv(program, [program, *arguments])
     environment = {**inherited, "PATH": os.pathsep.join([str(nursery.folder / "bin"), *places])}
     node = subprocess.Popen([program, *arguments], env=environment, preexec_fn=_die_with_parent)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: node.send_signal(number))
+    signal.signal(signal.SIGTERM, lambda number, _: node.send_signal(number))
+    signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends it to the node as well
     warnings.filterwarnings("ignore", "This process.*is multi-threaded", DeprecationWarning)  # BLAS's own
     entry.load()
     load(list(_ALWAYS))
