@@ -19,7 +19,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := dev,tasks,torch,plots,flower,flower-simulation
+EXTRAS := dev,tasks,torch,plots,flower,flower-simulation,ledger
 RUNS := runs
 
 # Nothing here uses the network once the environment is made.

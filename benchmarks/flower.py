@@ -128,8 +128,8 @@ def digits(options: argparse.Namespace, link: Link) -> dict[str, Any]:
     return {"peer ÷ phloem": ratios(found), "runs": found}
 
 
-def nncodec(options: argparse.Namespace, links: Mapping[str, Link]) -> dict[str, Any]:
-    """NNCodec's runs, over lines and over none."""
+def nncodec(options: argparse.Namespace, link: Link) -> dict[str, Any]:
+    """NNCodec's run."""
     python = options.nncodec_python
     if python is None:
         sys.exit("NNCodec needs an environment of its own: name its Python with --nncodec-python")
@@ -150,10 +150,8 @@ def nncodec(options: argparse.Namespace, links: Mapping[str, Link]) -> dict[str,
         "down-qp": options.nncodec_qp,
         "lambda-scale": settings["lambda_scale"],
     }
-    for name, link in links.items():
-        count = options.rounds_nncodec if name == "lines" else 1
-        with Deployment(options.sites, link, python) as deployment:
-            found[name] = table_of(deployment, f"nncodec, {name}", {**config, "rounds": count})
+    with Deployment(options.sites, link, python) as deployment:
+        found["run"] = table_of(deployment, "nncodec", {**config, "rounds": options.rounds_nncodec})
     return found
 
 
@@ -229,7 +227,7 @@ def main() -> None:
     parser.add_argument("--down-bits", type=float, default=0.05)
     parser.add_argument("--rounds-peer", type=int, default=2, help="of Flower as it is, and in float16")
     parser.add_argument("--rounds-phloem", type=int, default=5, help="after a first one")
-    parser.add_argument("--rounds-nncodec", type=int, default=2)
+    parser.add_argument("--rounds-nncodec", type=int, default=1)
     parser.add_argument("--rounds-digits", type=int, default=6)
     parser.add_argument("--idle-seconds", type=float, default=30.0, help="a heartbeat comes every 30")
     parser.add_argument("--memory-sites", type=int, nargs="*", default=[2, 5, 10, 20])
@@ -247,7 +245,7 @@ def main() -> None:
         "fp16": lambda: compared(options, line, {"phloem held": ours, "phloem sent": 2, "fp16": peer}),
         "digits": lambda: digits(options, line),
         "floor": lambda: compared(options, none, {"phloem held": ours, "fp16": 1, "plain": 1}),
-        "nncodec": lambda: nncodec(options, {"lines": line, "floor": none}),
+        "nncodec": lambda: nncodec(options, line),
         "memory": lambda: memory(options),
     }
     for part in options.parts:

@@ -62,6 +62,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "chromium": lambda: _program("chromium", "chromium-browser", "google-chrome"),
     "openssl": lambda: _program("openssl", ask="version"),
     "anvil": lambda: _program("anvil"),
+    "strace": lambda: _program("strace"),
     "flower": lambda: _package("flwr"),
     "namespaces": _namespaces,
 }

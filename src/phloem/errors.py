@@ -3,6 +3,7 @@
     PhloemError
     ├── ConfigError      fix the call or the recipe; nothing was done
     ├── FormatError      the bytes are not what they claim to be; never retry
+    ├── ProofError       the bytes are well formed and do not prove what they should: distrust who sent them
     ├── StateError       a run and its record disagree, or the run is from another version
     └── StoreError       the disk failed (full, missing, unreadable); may be retried
         ├── NotFoundError    no such blob or reference
@@ -35,6 +36,10 @@ class ConfigError(PhloemError, ValueError):
 
 class FormatError(PhloemError, ValueError):
     """The bytes are not what they claim to be: truncated, altered, or meant for something else."""
+
+
+class ProofError(PhloemError):
+    """A signature or a proof does not hold: what it was to show is not shown."""
 
 
 class StateError(PhloemError):

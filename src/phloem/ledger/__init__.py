@@ -1,0 +1,1 @@
+"""The ledger: a transparency log of a run's exchanges, kept in a file and exported as tiles."""
