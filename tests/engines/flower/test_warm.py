@@ -145,6 +145,24 @@ def test_what_a_fork_imported_the_next_one_finds_imported(folder: Path) -> None:
     assert ask(folder, look).stdout == "True False\n"  # only of packages that are known to take it well
 
 
+def test_a_module_of_the_apps_own_stays_the_apps_own(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "pandas.py").write_text("whose = 'this app'")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import pandas; print(pandas.whose)"
+    assert ask(folder, code).stdout == "this app\n"
+    assert ask(folder, "import sys; print('pandas' in sys.modules)").stdout == "False\n"
+
+
+def test_an_app_with_packages_of_its_own_is_started_as_flower_does(folder: Path) -> None:
+    done = subprocess.run(
+        [*command(folder, "word", "/bin/echo"), "--allow-runtime-dependency-installation"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "word --allow-runtime-dependency-installation\n"
+
+
 def test_a_request_that_is_none_is_survived(folder: Path) -> None:
     here = os.getcwd()
     for junk in (b"", b"\0", b"\xff\xff\xff\xff", b"\0\0\0\2[]", b"\0\0\0\2{}"):

@@ -82,6 +82,7 @@ class Nursery:
         self.door.listen(64)
         self.forks: list[_Fork] = []
         self._fork = multiprocessing.get_context("fork")
+        self._paths = tuple(os.path.realpath(path) + os.sep for path in sys.path if path)
 
     def serve(self, until: int) -> None:
         """Answers until the file `until` is readable."""
@@ -151,14 +152,23 @@ class Nursery:
         os.environ.update(asked["environment"])  # noqa: TID251
         os.chdir(asked["folder"])
         sys.argv = list(asked["arguments"])
+        multiprocessing.current_process().name = "MainProcess"
         _draw_anew()
         before = set(sys.modules)
         try:
             self.entry()
         finally:
-            names = (name for name in set(sys.modules) - before if name.partition(".")[0] in PACKAGES)
-            (self.folder / f"{os.getpid()}").write_text(" ".join(sorted(names)), "utf-8")
+            names = filter(self._others_may_have, sorted(set(sys.modules) - before))
+            (self.folder / f"{os.getpid()}").write_text(" ".join(names), "utf-8")
             atexit._run_exitfuncs()
+
+    def _others_may_have(self, name: str) -> bool:
+        """Whether a module that a fork imported is the one that every fork would import."""
+        file = getattr(sys.modules[name], "__file__", None)
+        here = isinstance(file, str) and os.path.realpath(file).startswith(self._paths)
+        return (
+            here and name.partition(".")[0] in PACKAGES
+        )  # an app may have modules of these names in its bundle
 
 
 def load(names: list[str]) -> None:

@@ -2,14 +2,16 @@
 
     python -I -S warm_client.py FOLDER PROGRAM ARGUMENTS…
 
-PROGRAM is Flower's own, which is run in this one's place where nothing answers at the socket FOLDER/ask. Small
-modules only are imported: this starts for every message.
+PROGRAM is Flower's own, which is run in this one's place where nothing answers at the socket FOLDER/ask, or where the
+app is to have packages of its own installed. Small modules only are imported: this starts for every message.
 """
 
 import json
 import os
 import socket
 import sys
+
+OWN_PACKAGES = "--allow-runtime-dependency-installation"
 
 
 def main() -> None:
@@ -18,6 +20,8 @@ def main() -> None:
     here, environment = os.getcwd(), dict(os.environ)  # noqa: TID251 - handed on
     line = socket.socket(socket.AF_UNIX)
     try:
+        if OWN_PACKAGES in arguments:
+            raise OSError("what is imported already may be of another version than the app asks for")
         os.chdir(folder)  # a socket's path may have a hundred letters, a folder's more
         line.connect("ask")
         asked = {"arguments": [program, *arguments], "folder": here, "environment": environment}
