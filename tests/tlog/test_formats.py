@@ -232,6 +232,17 @@ def test_a_policy_comes_back() -> None:
     assert policy.urls == {LOG.verifier: "https://example.org/log"}
 
 
+def test_names_and_urls_of_a_policy_may_be_any_bytes_and_keys_may_not() -> None:
+    witness = str(WITNESSES[0].verifier).encode()
+    text = b"log %s http://\xff/\nwitness \xfe\xff %s\nquorum \xfe\xff\n" % (
+        str(LOG.verifier).encode(),
+        witness,
+    )
+    assert Policy.parse(text).pack() == text
+    with pytest.raises(FormatError, match="without spaces"):
+        Policy.parse(b"log \xff+00000000+AQ==\nquorum none\n")
+
+
 def test_a_checkpoint_of_another_log_or_under_another_name_is_refused() -> None:
     policy = Policy.parse(policy_text("quorum none"))
     other = Signer.from_seed("example.org/other", NOTE, bytes([9]) * 32)

@@ -175,9 +175,12 @@ def check_name(name: str) -> None:
     """Nothing, if a key may have this name.
 
     Raises:
-        FormatError: it is empty, or holds a space, a plus or a control character.
+        FormatError: it is empty, or holds a space, a plus, a control character, or what UTF-8 does not have.
     """
-    if not name or any(letter.isspace() or letter == "+" or letter < " " for letter in name):
+    odd = any(
+        letter.isspace() or letter == "+" or letter < " " or "\ud800" <= letter < "\ue000" for letter in name
+    )
+    if odd or not name:
         raise FormatError(f"expected a key's name without spaces and plus signs, found {name!r:.80}")
 
 

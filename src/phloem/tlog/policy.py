@@ -22,6 +22,7 @@ from phloem.tlog.text import from_decimal
 NONE = "none"
 _LARGEST = 1 << 20
 _MOST_NAMES = 1024
+_OCTETS = "surrogateescape"  # names and URLs are bytes that need be no UTF-8
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Policy:
         lines = [" ".join(["log", str(key), *self._url(key)]) for key in self.logs]
         lines += [" ".join(["witness", name, str(k), *self._url(k)]) for name, k in self.witnesses.items()]
         lines += [f"group {name} {g.wanted} {' '.join(g.members)}" for name, g in self.groups.items()]
-        return "".join(f"{line}\n" for line in [*lines, f"quorum {self.quorum}"]).encode()
+        text = "".join(f"{line}\n" for line in [*lines, f"quorum {self.quorum}"])
+        return text.encode("utf-8", _OCTETS)
 
     def _url(self, key: VerifierKey) -> list[str]:
         return [self.urls[key]] if key in self.urls else []
@@ -103,7 +105,7 @@ class _Parser:
         self.urls: dict[VerifierKey, str] = {}
         self.members: set[str] = set()
         self.quorum: str | None = None
-        for number, line in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), 1):
+        for number, line in enumerate(data.decode("utf-8", _OCTETS).split("\n"), 1):
             words = line.replace("\t", " ").split(" ")
             words = [word for word in words if word]
             if words and not words[0].startswith("#"):
