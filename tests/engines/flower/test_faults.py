@@ -455,6 +455,20 @@ def test_a_node_works_for_two_runs_at_once(tmp_path: Path) -> None:
     assert max(size for grid in grids for _, _, size, _ in grid.down) < 700
 
 
+def test_what_a_node_left_under_an_older_number_is_forgotten_after_a_week_too(tmp_path: Path) -> None:
+    week = time.time() - 8 * 86_400
+    for node, used in (("1234", week), ("5678", time.time())):
+        reference = tmp_path / "node-1" / node / "0102030405060708" / "refs" / "site"
+        reference.parent.mkdir(parents=True)
+        reference.touch()
+        os.utime(reference, (used, used))
+    (tmp_path / "node-1" / "the user's own").mkdir()
+    os.utime(tmp_path / "node-1" / "the user's own", (week, week))
+    phloem.flower.Compressed(FedAvg(), bits=1.0).start(grid_of(tmp_path), record(model()), num_rounds=1)
+    left = {path.name: any(path.iterdir()) for path in (tmp_path / "node-1").iterdir()}
+    assert left == {"1": True, "1234": False, "5678": True, "the user's own": False}
+
+
 def test_a_run_that_nobody_went_on_with_for_a_week_is_forgotten_and_no_other(tmp_path: Path) -> None:
     first, second = compressed(tmp_path / "first"), compressed(tmp_path / "second")
     run(first, grid_of(tmp_path), 1)

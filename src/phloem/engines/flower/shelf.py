@@ -144,8 +144,13 @@ class NodeShelf:
         return None
 
     def forget_others(self, token: str) -> None:
-        """Removes runs that nobody has gone on with for a week, but not `token`."""
-        forget_old(self.folder, token)
+        """Removes runs that nobody has gone on with for a week, but not `token`; also those of the root's other nodes.
+
+        A node that registered anew has another number, and would leave what it held under the old one for ever.
+        """
+        for node in self.folder.parent.iterdir():
+            if node.name.isdecimal() and node.is_dir():
+                forget_old(node, token)
 
     def _runs(self) -> list[Path]:
         """The folders of all runs, the newest first."""
