@@ -12,7 +12,7 @@ so that fed back it would grow from frame to frame without end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,7 +112,7 @@ def resolve(state: Residual, layout: Layout, *, accepted: bool, reuse: bool = Fa
     return Residual(rest, None, state.step)
 
 
-def norm(arrays: Sequence[Array] | None) -> float:
+def norm(arrays: Iterable[Array] | None) -> float:
     """The Euclidean norm over all tensors, summed in float64."""
     if arrays is None:
         return 0.0
@@ -122,5 +122,5 @@ def norm(arrays: Sequence[Array] | None) -> float:
 def nmse(wanted: Sequence[Array], decoded: Sequence[Array]) -> float:
     """Σ(wanted − decoded)² ÷ Σ wanted², 0 for an exact copy (and for zeros sent as zeros)."""
     power = norm(wanted)
-    lost = norm([w - d for w, d in zip(wanted, decoded, strict=True)])
+    lost = norm(w - d for w, d in zip(wanted, decoded, strict=True))  # one tensor's difference at a time
     return 0.0 if lost == 0 else (lost / power) ** 2 if power else float("inf")

@@ -256,7 +256,7 @@ class Coordinator:
         codec = self.plan.check(self.chooser(DOWN, self.round, self.timings)).codec
         try:
             seed = self.plan.frame_seed(DOWN, self.round)
-            frame, in_flight = ef.send(self.residual, wanted, codec, kept.layout, seed=seed)
+            frame, in_flight = ef.send(self.residual, wanted, codec, kept.layout, into=wanted, seed=seed)
         except ConfigError as error:
             raise ConfigError(
                 f"the merged step of round {self.round} is not finite: {error.message}",

@@ -71,7 +71,7 @@ class Merge(Protocol):
     """What the exchange needs from a merge; state goes in and out as named arrays, so that it can be saved."""
 
     def step(self, layout: Layout, updates: Iterable[tuple[float, Sequence[Array]]]) -> list[Array] | None:
-        """The step that the trunk should take; None when `updates` is empty.
+        """The step that the trunk should take, in arrays that the caller may overwrite; None when `updates` is empty.
 
         `updates` yields (weight, decoded tensors) in sorted site order and is consumed as a stream.
         """
