@@ -3,7 +3,9 @@
 An entry is durable when `append` returns: the file is in WAL mode with full synchronisation, so that a commit is an
 fsync. Threads that append at the same time share one (group commit). One process writes at a time; others read.
 
-    entry(idx, bytes)  ·  node(level, idx, hash)  ·  checkpoint(size, note)  ·  meta(key, value)
+    entry(idx, bytes)  ·  node(id, hash)  ·  checkpoint(size, note)  ·  meta(key, value)
+
+A node's id is its level times 2^56 plus its number, so that one look at the table's own order finds it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,11 +31,12 @@ VERSION = 1
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE entry (idx INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
-CREATE TABLE node (level INTEGER, idx INTEGER, hash BLOB NOT NULL, PRIMARY KEY (level, idx)) WITHOUT ROWID;
+CREATE TABLE node (id INTEGER PRIMARY KEY, hash BLOB NOT NULL);
 CREATE TABLE checkpoint (size INTEGER PRIMARY KEY, note BLOB NOT NULL);
 """
 _WAIT_SECONDS = 30.0  # for another process's write
-_CACHED_NODES = 1 << 16
+_MOST_HASHES = 1 << 16  # in memory
+_MOST_ASKED = 500  # in one question
 
 
 class Log:
@@ -61,7 +63,7 @@ class Log:
         self._lock = threading.Lock()
         self._pending: list[tuple[Sequence[bytes], Future[range]]] = []
         self._pending_lock = threading.Lock()
-        self._cached = lru_cache(_CACHED_NODES)(self._hash_of)
+        self._hashes: dict[Node, bytes] = {}  # that were read; nodes never change
 
     @classmethod
     def create(cls, path: Path, origin: str) -> Log:
@@ -129,13 +131,13 @@ class Log:
                     answers.append((answer, range(size, size + len(entries))))
                     for entry in entries:
                         leaf = leaf_hash(entry)
-                        hashes = added_hashes(size, leaf, lambda nodes: self._read_with(new, nodes))
+                        hashes = added_hashes(size, leaf, lambda nodes: self._read(nodes, new))
                         new.update(zip(added_nodes(size), hashes, strict=True))
                         rows.append((size, entry))
                         size += 1
                 self._database.executemany("INSERT INTO entry VALUES (?, ?)", rows)
-                nodes = [(node.level, node.number, found) for node, found in new.items()]
-                self._database.executemany("INSERT INTO node VALUES (?, ?, ?)", nodes)
+                nodes = [(_id(node), found) for node, found in new.items()]
+                self._database.executemany("INSERT INTO node VALUES (?, ?)", nodes)
         except BaseException as error:
             for _, answer in group:
                 answer.set_exception(error)
@@ -174,7 +176,8 @@ class Log:
 
     def read(self, nodes: Sequence[Node]) -> list[bytes]:
         """The hashes of these nodes (`phloem.tlog.merkle.ReadHashes`)."""
-        return [self._cached(node) for node in nodes]
+        with _in_words(self.path):
+            return self._read(nodes, {})
 
     def checkpoint(self) -> bytes | None:
         """The newest signed checkpoint; None before the first."""
@@ -194,14 +197,25 @@ class Log:
             raise NotFoundError(f"no checkpoint of the log at {self.path} has entry {index} yet")
         return Receipt(index, tuple(prove_inclusion(index, newest[0], self.read)), newest[1])
 
-    def _read_with(self, new: dict[Node, bytes], nodes: Sequence[Node]) -> list[bytes]:
-        return [new[node] if node in new else self._cached(node) for node in nodes]
+    def _read(self, nodes: Sequence[Node], new: dict[Node, bytes]) -> list[bytes]:
+        """The hashes of these nodes, of which `new` are not in the file yet."""
+        known = self._hashes
+        missing = [node for node in nodes if node not in known and node not in new]
+        if missing:
+            if len(known) > _MOST_HASHES:
+                known = self._hashes = {}
+                missing = [node for node in nodes if node not in new]
+            for start in range(0, len(missing), _MOST_ASKED):
+                known |= self._found(missing[start : start + _MOST_ASKED])
+        return [new[node] if node in new else known[node] for node in nodes]
 
-    def _hash_of(self, node: Node) -> bytes:
-        found = self._reader.execute("SELECT hash FROM node WHERE level = ? AND idx = ?", node).fetchone()
-        if found is None:
-            raise StateError(f"the log at {self.path} lacks node {node.level}/{node.number}")
-        return bytes(found[0])
+    def _found(self, nodes: Sequence[Node]) -> dict[Node, bytes]:
+        marks = ",".join("?" * len(nodes))
+        rows = self._reader.execute(f"SELECT id, hash FROM node WHERE id IN ({marks})", [*map(_id, nodes)])
+        by_id = dict(rows.fetchall())
+        if len(by_id) != len(set(nodes)):
+            raise StateError(f"the log at {self.path} lacks nodes of its tree")
+        return {node: by_id[_id(node)] for node in nodes}
 
     def _size(self) -> int:
         found = self._reader.execute("SELECT max(idx) FROM entry").fetchone()[0]
@@ -212,6 +226,10 @@ class Log:
             "SELECT size, note FROM checkpoint ORDER BY size DESC LIMIT 1"
         ).fetchone()
         return None if found is None else (int(found[0]), bytes(found[1]))
+
+
+def _id(node: Node) -> int:
+    return (node.level << 56) + node.number
 
 
 def _connect(path: Path) -> sqlite3.Connection:
