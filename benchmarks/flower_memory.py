@@ -15,7 +15,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +43,10 @@ def _measure(mode: str, model: str, sites: int) -> dict[str, int]:
     from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
     from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
     from flwr.proto.recorddict_pb2 import RecordDict as Proto
-    from flwr.serverapp import Grid
     from flwr.serverapp.strategy import FedAvg
-    from flwr.supercore.task_identity import TaskIdentity
 
     import phloem.flower
+    from flower_grid import Sites
 
     with tempfile.TemporaryDirectory() as scratch:
 
@@ -79,46 +77,18 @@ def _measure(mode: str, model: str, sites: int) -> dict[str, int]:
             os.waitpid(child, 0)
             return content
 
-        class Sites(Grid):
-            """A grid of forks."""
+        def content_of(message: Message) -> RecordDict:
+            proto = Proto()
+            proto.ParseFromString(answered(message))
+            return recorddict_from_proto(proto)
 
-            def set_run(self, run: Any) -> None: ...
-
-            @property
-            def run(self) -> Any:
-                return None
-
-            def create_message(self, *_: Any, **__: Any) -> Message:
-                raise NotImplementedError
-
-            def push_messages(self, messages: Iterable[Message]) -> list[str]:
-                raise NotImplementedError
-
-            def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-                raise NotImplementedError
-
-            def get_node_ids(self) -> list[int]:
-                return list(range(1, sites + 1))
-
-            def send_and_receive(
-                self, messages: Iterable[Message], *, timeout: float | None = None
-            ) -> list[Message]:
-                replies = []
-                for number, message in enumerate(messages):
-                    message.metadata.__dict__["_message_id"] = f"message-{number}"
-                    proto = Proto()
-                    proto.ParseFromString(answered(message))
-                    replies.append(Message(recorddict_from_proto(proto), reply_to=message))
-                return replies
-
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
         strategy: Any = FedAvg(min_train_nodes=sites, min_available_nodes=sites)
         if mode == "phloem":
             strategy = phloem.flower.Compressed(strategy, bits=0.05)
         first = bench_model.initial(model, 0)
         arrays = ArrayRecord({name: Array(array) for name, array in first.items()})
         del first
-        grid = Sites()
+        grid = Sites(sites, content_of)
         messages = list(strategy.configure_train(1, arrays, ConfigRecord(), grid))
         before = _kilobytes("VmRSS")
         replies = grid.send_and_receive(messages)
