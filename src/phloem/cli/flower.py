@@ -59,7 +59,7 @@ It runs Flower's SuperNode. Data stay here: KIT/site.toml says where they lie.
 _WARM_HELP = """Run COMMAND, one of Flower's such as flower-supernode, with warm starts for the app's processes.
 
 Flower starts a process for every message, and each imports Flower, the app and what the app needs. With warm starts
-it is a fork of one that has imported them: a second or more is saved per message, on Linux. `phloem flower site` does
+it is a fork of one that has imported them already (on Linux). `phloem flower site` does
 so by itself; this is for a SuperNode that you start yourself.
 
 \b

@@ -46,18 +46,17 @@ class Log:
         """Opens a log that `create` made.
 
         Raises:
-            NotFoundError: there is none. StateError: the file is something else, or of another version.
+            NotFoundError: there is none. StateError: it is of another version. StoreError: it cannot be read as one.
         """
         if not path.is_file():
             raise NotFoundError(f"there is no log at {path}")
         self.path = path
         with _in_words(path):
-            self._database, self._reader = (
-                _connect(path),
-                _connect(path),
-            )  # which sees what is committed alone
+            self._database = _connect(path)
+            self._reader = _connect(path)  # sees what is committed, and nothing else
             rows = dict(self._reader.execute("SELECT key, value FROM meta").fetchall())
         if rows.get("version") != VERSION:
+            self.close()
             raise StateError(f"{path} is no log of version {VERSION}")
         self.origin = str(rows["origin"])
         self._lock = threading.Lock()
@@ -246,7 +245,8 @@ def _transaction(database: sqlite3.Connection) -> Iterator[None]:
         yield
         database.execute("COMMIT")
     except BaseException:
-        database.execute("ROLLBACK")
+        if database.in_transaction:  # a full disk may have ended it already
+            database.execute("ROLLBACK")
         raise
 
 

@@ -131,6 +131,19 @@ def test_a_fork_ends_when_who_asked_is_killed(folder: Path, tmp_path: Path) -> N
     assert ask(folder, "print('next')").stdout == "next\n"
 
 
+def test_who_asked_does_not_wait_for_what_the_fork_left_behind(folder: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time\n"
+        "left = os.fork()\n"
+        "if left == 0: time.sleep(600)\n"
+        f"open({str(tmp_path / 'left')!r}, 'w').write(str(left)); sys.exit(3)"
+    )
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    asked = subprocess.run(command(folder, code), timeout=60, check=False, **quiet)
+    os.kill(int((tmp_path / "left").read_text()), signal.SIGKILL)
+    assert asked.returncode == 3
+
+
 def test_a_fork_can_be_interrupted_and_told_to_end(folder: Path) -> None:
     code = "import os, signal; os.kill(os.getpid(), signal.{})"
     assert ask(folder, code.format("SIGTERM")).returncode == 128 + signal.SIGTERM

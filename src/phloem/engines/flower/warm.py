@@ -65,9 +65,10 @@ def possible() -> bool:
 
 @dataclass
 class _Fork:
-    """A process that runs Flower's program, and the connection of who asked for it."""
+    """A process that runs Flower's program, a file that is readable once it ended, and the line to who asked for it."""
 
     process: BaseProcess
+    ended: int
     line: socket.socket
 
 
@@ -91,21 +92,23 @@ class Nursery:
                 selector.register(until, selectors.EVENT_READ)
                 selector.register(self.door, selectors.EVENT_READ)
                 for fork in self.forks:
-                    selector.register(fork.line, selectors.EVENT_READ, fork)
-                    selector.register(fork.process.sentinel, selectors.EVENT_READ, fork)
-                ready = [key for key, _ in selector.select()]
-            if any(key.fileobj == until for key in ready):
+                    selector.register(fork.line, selectors.EVENT_READ)
+                    selector.register(fork.ended, selectors.EVENT_READ)
+                ready = {key.fileobj for key, _ in selector.select()}
+            if until in ready:
                 return
-            for fork in {id(key.data): key.data for key in ready if key.data}.values():
-                self._look_at(fork)
-            if any(key.fileobj is self.door for key in ready):
+            for fork in list(self.forks):
+                if fork.line in ready:  # who asked is gone
+                    fork.process.kill()
+                if fork.line in ready or fork.ended in ready:
+                    self._bury(fork)
+            if self.door in ready:
                 self._admit()
 
-    def _look_at(self, fork: _Fork) -> None:
-        """Answers for a fork that ended; ends one whose asker is gone."""
-        if fork.process.is_alive():
-            fork.process.kill()
+    def _bury(self, fork: _Fork) -> None:
+        """Answers for a fork that ended, and imports what it had to."""
         fork.process.join()
+        os.close(fork.ended)
         code = fork.process.exitcode or 0
         with contextlib.suppress(OSError):
             fork.line.sendall(b"%d" % (code if code >= 0 else 128 - code))
@@ -125,24 +128,25 @@ class Nursery:
             size, files, _, _ = socket.recv_fds(line, 4, 3)
             asked = json.loads(_exactly(line, int.from_bytes(size, "big")))
             line.settimeout(None)
-            process = self._fork.Process(target=self._live, args=(asked, files))
+            process = self._fork.Process(target=self._live, args=(asked, line, files))
             process.start()
         except (OSError, ValueError, KeyError) as error:
             print(f"phloem: a process was asked for in vain: {error}", file=sys.stderr)  # noqa: T201
             line.close()
         else:
-            self.forks.append(_Fork(process, line))
+            assert process.pid is not None
+            self.forks.append(_Fork(process, os.pidfd_open(process.pid), line))
         finally:
             for file in files:
                 os.close(file)
 
-    def _live(self, asked: dict[str, Any], files: list[int]) -> None:
+    def _live(self, asked: dict[str, Any], line: socket.socket, files: list[int]) -> None:
         """In the fork: becomes the process that was asked for."""
         _die_with_parent()
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        for end in (self.door, *(fork.line for fork in self.forks)):
+        for end in (self.door, line, *(fork.line for fork in self.forks)):
             end.close()
         for target, file in enumerate(files):
             os.dup2(file, target)
@@ -163,12 +167,10 @@ class Nursery:
             atexit._run_exitfuncs()
 
     def _others_may_have(self, name: str) -> bool:
-        """Whether a module that a fork imported is the one that every fork would import."""
+        """Whether a module that a fork imported is the one that every fork would import: an app may have its own."""
         file = getattr(sys.modules[name], "__file__", None)
         here = isinstance(file, str) and os.path.realpath(file).startswith(self._paths)
-        return (
-            here and name.partition(".")[0] in PACKAGES
-        )  # an app may have modules of these names in its bundle
+        return here and name.partition(".")[0] in PACKAGES
 
 
 def load(names: list[str]) -> None:
