@@ -1,6 +1,6 @@
 # Everything a user or a developer runs. `.venv` is made once; the stamps in it say what it was made from.
 #
-#   make demo      set up, then train the headline recipe (with its comparison) and the hospitals
+#   make demo      set up, then train the headline recipe (with its comparison) and the hospitals, whose log is audited
 #   make test      set up, then the quick tests
 #   make check     format, lint, types, layers
 #   make test-all  every test: slow ones, and those that need a service such as a browser
@@ -19,7 +19,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := dev,tasks,torch,plots,flower,flower-simulation,ledger
+EXTRAS := dev,tasks,torch,plots,flower,flower-simulation,ledger,bucket,evm,tsa
 RUNS := runs
 
 # Nothing here uses the network once the environment is made.
@@ -66,6 +66,7 @@ native: $(DEPENDENCIES)
 demo: $(PACKAGE)
 	$(BIN)/phloem build examples/digits.toml --compare
 	$(BIN)/phloem build examples/hospitals.toml
+	$(BIN)/phloem ledger audit "$$(ls -td $(RUNS)/hospitals* | head -1)" --replay
 
 test: $(PACKAGE)
 	$(PYTEST)

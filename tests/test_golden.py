@@ -51,7 +51,7 @@ def test_every_codec_has_golden_frames(codec: str) -> None:
 
 def test_no_golden_file_is_without_a_codec() -> None:
     folders = {path.name for path in GOLDEN.iterdir() if path.is_dir()}
-    assert folders == {*BY_NAME, "messages", "files"}
+    assert folders == {*BY_NAME, "messages", "files", "ledger"}
     assert {path.name for case in CASES for path in case.iterdir()} == {
         "config.json", "input.npy", "frame.bin", "decoded.npy",
     }  # fmt: skip

@@ -8,6 +8,7 @@ On the server:   strategy = phloem.flower.Compressed(FedAvg(), bits=0.1)
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,8 +29,9 @@ __all__ = ["Compressed", "Transfer", "coordinator_app", "mod", "site_app"]
 def coordinator_app(recipe: Source) -> Any:
     """The ServerApp that builds `recipe` from sites that run `site_app`, as `phloem build` does.
 
-    The run's configuration says where (`run`), which node is which site (`nodes`), and how long to wait
-    (`connect-seconds`, `answer-seconds`). Started again after a crash, it goes on after the last whole round.
+    The run's configuration says where (`run`), where its ledger is (`ledger`), which node is which site (`nodes`), and
+    how long to wait (`connect-seconds`, `answer-seconds`). Started again after a crash, it goes on after the last
+    whole round.
     """
     loaded = load_recipe(recipe)
     say = logging.getLogger("flwr").info
@@ -47,6 +49,10 @@ def coordinator_app(recipe: Source) -> Any:
             report.say(words)
 
         engine = FlowerEngine(grid, loaded.sites.all, nodes, patience, say_both)
-        coordinate(loaded, root, lambda *_: engine, say, report)
+        wanted = loaded
+        if config.get("ledger") and loaded.ledger is not None:
+            ledger = dataclasses.replace(loaded.ledger, folder=str(config["ledger"]))
+            wanted = dataclasses.replace(loaded, ledger=ledger)
+        coordinate(wanted, root, lambda *_: engine, say, report)
 
     return server_app(main)

@@ -17,6 +17,8 @@ from phloem import canonical
 from phloem.codecs.config import check_number
 from phloem.codecs.registry import BY_NAME, codec_from
 from phloem.errors import ConfigError, nearest, unknown_key
+from phloem.ledger.kinds import COORDINATOR
+from phloem.ledger.settings import LedgerSettings
 from phloem.pruning import Pruning
 from phloem.rounds.merge import MergeRule, ServerOptimizer
 from phloem.rounds.plan import Later
@@ -172,6 +174,7 @@ class Recipe:
     down: dict[str, Any] = field(default_factory=lambda: dict(_DEFAULT_CODEC))
     later: list[Later] = field(default_factory=list)
     prune: Pruning | None = None
+    ledger: LedgerSettings | None = None
     link: Link = field(default_factory=Link)
     links: dict[str, Link] = field(default_factory=dict)
     run: Running = field(default_factory=Running)
@@ -188,6 +191,11 @@ class Recipe:
         for site in self.links:
             if site not in self.sites.all:
                 raise unknown_key(site, self.sites.all, "[links]")
+        if self.ledger is not None and COORDINATOR in self.sites.all:
+            raise ConfigError(f"[sites]: where a ledger is kept, no site is called '{COORDINATOR}'")
+        strange = self.ledger.members.keys() - set(self.sites.all) if self.ledger is not None else ()
+        if strange:
+            raise unknown_key(min(strange), self.sites.all, "[ledger.members]")
         codec_from(self.up)
         codec_from(self.down)
         canonical.dumps([self.task, self.compare])  # a run keeps the recipe as JSON: no dates, no NaN
@@ -214,7 +222,12 @@ class Recipe:
         """
         away = [gap for gap in self.sites.away if gap.site in names]
         links = {site: link for site, link in self.links.items() if site in names}
-        return replace(self, sites=replace(self.sites, count=0, names=list(names), away=away), links=links)
+        ledger = self.ledger
+        if ledger is not None:
+            members = {site: key for site, key in ledger.members.items() if site in names}
+            ledger = replace(ledger, members=members)
+        sites = replace(self.sites, count=0, names=list(names), away=away)
+        return replace(self, sites=sites, links=links, ledger=ledger)
 
     def to_json(self) -> dict[str, Any]:
         """The resolved recipe as plain JSON values."""

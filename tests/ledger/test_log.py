@@ -18,7 +18,7 @@ from phloem.errors import ConfigError, FormatError, NotFoundError, StateError, S
 from phloem.ledger.log import Log
 from phloem.tlog.checkpoint import Checkpoint
 from phloem.tlog.keys import NOTE, Signer
-from phloem.tlog.merkle import leaf_hash, tree_hash
+from phloem.tlog.merkle import Node, leaf_hash, tree_hash
 from phloem.tlog.note import Note
 from phloem.tlog.policy import Policy
 
@@ -41,6 +41,38 @@ def test_entries_come_back_in_order_under_the_root_of_the_definition(log: Log) -
     assert log.entries(0, 300) == entries
     for size in (0, 1, 7, 200, 300):
         assert tree_hash(size, log.read) == mth(entries[:size])
+
+
+def test_nodes_are_written_in_the_order_of_their_ids_without_gaps(log: Log) -> None:
+    for size in (1, 2, 7, 40, 64, 65):
+        log.append([b"%d" % n for n in range(log.size, size)])
+        rows = sqlite3.connect(log.path).execute("SELECT id FROM node").fetchall()
+        assert [row[0] for row in rows] == list(range(2 * size - size.bit_count()))
+
+
+def test_more_hashes_than_are_kept_or_asked_for_at_once_come_back(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [b"%d" % n for n in range(500)]
+    log.append(entries)
+    nodes = [Node(0, number) for number in range(500)]
+    expected = [leaf_hash(entry) for entry in entries]
+    monkeypatch.setattr("phloem.ledger.log._MOST_HASHES", 20)
+    for start in range(480):
+        assert log.read(nodes[start : start + 20]) == expected[start : start + 20]
+        assert len(log._hashes) <= 40
+    assert log.read(nodes) == expected
+    assert log.read([Node(3, 1), Node(3, 1)]) == [mth(entries[8:16])] * 2
+
+
+def test_a_node_that_is_lacking_is_no_hash(log: Log) -> None:
+    log.append([b"one", b"two"])
+    for nodes in ([Node(0, 2)], [Node(0, 0), Node(2, 0)]):
+        with pytest.raises(StateError, match="lacks nodes"):
+            log.read(nodes)
+    log.close()
+    with pytest.raises(StoreError, match="could not be read"):
+        log.read([Node(1, 0)])
 
 
 def test_a_closed_log_is_opened_as_it_was(tmp_path: Path) -> None:
@@ -131,7 +163,7 @@ def test_what_is_no_log_is_not_opened(tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "other.db")
     other.execute("CREATE TABLE meta (key, value)")
     other.commit()
-    with pytest.raises(StateError, match="version 1"):
+    with pytest.raises(StateError, match="version 2"):
         Log(tmp_path / "other.db")
     Log.create(tmp_path / "log.db", "o")
     with pytest.raises(ConfigError, match="exists already"):

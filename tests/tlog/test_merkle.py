@@ -46,6 +46,19 @@ def test_every_consistency_proof_is_that_of_the_definition_and_holds() -> None:
             check_consistency(old, size, ROOTS[old], ROOTS[size], found)
 
 
+def test_proofs_in_larger_trees_are_those_of_the_definition() -> None:
+    draw = random.Random(1)
+    entries = [b"%d" % number for number in range(2100)]
+    tree = Tree(entries)
+    for _ in range(60):
+        size = draw.choice(
+            [draw.randrange(2, len(entries)), 1 << draw.randrange(1, 12), 1024 + draw.randrange(3)]
+        )
+        index, old = draw.randrange(size), draw.randrange(1, size + 1)
+        assert prove_inclusion(index, size, tree.read) == path(index, entries[:size])
+        assert prove_consistency(old, size, tree.read) == proof(old, entries[:size])
+
+
 def test_a_proof_asks_for_its_nodes_once() -> None:
     tree = Tree(ENTRIES)
     tree.reads = 0

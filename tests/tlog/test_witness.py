@@ -92,7 +92,7 @@ def test_an_empty_tree_can_be_cosigned_and_grow() -> None:
         (request(6, 8), 409),
         (request(0, 8), 409),
         (request(8, 9), 409),
-        (request(7, 7, FORK.__class__([b"x"] * 7)), 409),
+        (request(7, 7, FORK.__class__([b"x"] * 7)), 422),
         (Request(7, (), note_of(8)).pack(), 422),
         (Request(7, (bytes(32),) * 3, note_of(8)).pack(), 422),
         (Request(7, tuple(prove_consistency(6, 8, TREE.read)), note_of(8)).pack(), 422),

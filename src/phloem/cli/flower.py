@@ -42,6 +42,7 @@ _NEW_HELP = """Make a Flower app from a recipe, with keys for the coordinator an
 DIR/recipe.toml      what is built
 DIR/sites/NAME/      a site's kit: hand it over, keep no copy of its node.key
 DIR/secrets/         the coordinator's certificate and key
+DIR/ledger/          the log and its keys, where the recipe has [ledger]; every kit has its policy
 DIR/README.md        what to type at which machine
 """
 _COORDINATOR_HELP = """Start the coordinator of DIR, wait for its sites, and build the model.
@@ -110,7 +111,14 @@ def new_command(
     """Make a Flower app from a recipe."""
     _check_installed()
     from phloem.cli.build import make_importable
-    from phloem.engines.flower.project import host_of, write_app, write_kit, write_readme, write_secrets
+    from phloem.engines.flower.project import (
+        host_of,
+        make_ledger,
+        write_app,
+        write_kit,
+        write_readme,
+        write_secrets,
+    )
     from phloem.recipe import load_recipe
 
     make_importable(recipe)
@@ -120,8 +128,9 @@ def new_command(
     name, _ = host_of(host)
     write_app(directory, loaded, host)
     authority = write_secrets(directory, sorted({name, "127.0.0.1", "localhost"}))
+    policy = make_ledger(directory, loaded)
     for site in loaded.sites.all:
-        write_kit(directory, site, host, authority)
+        write_kit(directory, site, host, authority, policy)
     write_readme(directory, loaded, host)
     first = loaded.sites.all[0]
     print(f"{directory}: {loaded.name}, {len(loaded.sites.all)} sites, coordinator at {host}")
@@ -153,7 +162,7 @@ def coordinator_command(
     from phloem.cli.build import display_on, how_to_go_on, make_importable, print_json
     from phloem.engines.flower.certificates import make_authority
     from phloem.engines.flower.processes import FrontDoor, SuperLink
-    from phloem.engines.flower.project import RECIPE, SECRETS, host_of, read_address, write_nodes
+    from phloem.engines.flower.project import LEDGER, RECIPE, SECRETS, host_of, read_address, write_nodes
     from phloem.job.deployed import registered, run_on
     from phloem.recipe import load_recipe
     from phloem.ui.outcome import THIS
@@ -173,6 +182,8 @@ def coordinator_command(
             nodes = registered(link, directory, recipe)
             write_nodes(directory / "nodes.json", nodes)
             config = {"nodes": str((directory / "nodes.json").absolute())}
+            if (directory / LEDGER).exists():
+                config["ledger"] = str((directory / LEDGER).absolute())
             with door:
                 display.tell(f"listening on {bind}:{door.port} for {', '.join(nodes)}")
                 run = run_on(link, directory, recipe, root, display.watch(THIS), display.tell, config)

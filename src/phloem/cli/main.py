@@ -1,6 +1,7 @@
 """The command `phloem`. Data goes to standard output, words and progress to standard error.
 
-Exit codes: 0 done, 1 it failed, 2 the call or the recipe is wrong, 130 interrupted.
+Exit codes: 0 done, 1 it failed, 2 the call or the recipe is wrong, 130 interrupted. Commands that judge (`ledger`,
+`witness`, `anchor`, `key`, `payload`): 0 valid, 1 invalid, 2 cannot decide, 3 the call is wrong.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Annotated
 import typer
 
 import phloem
-from phloem.cli import compress, file_commands, flower
+from phloem.cli import anchor, compress, file_commands, flower, keys, ledger, witness
 from phloem.cli.options import DebugOption, Engines, KernelChoice, KernelsOption
-from phloem.errors import ConfigError, PhloemError
+from phloem.errors import ConfigError, PhloemError, StoreError
 
 FAILED, WRONG_CALL, INTERRUPTED = 1, 2, 130
+_JUDGES = ("ledger", "witness", "anchor", "key", "payload")
+_INVALID, _UNDECIDED, _WRONG_CALL_OF_JUDGES = 1, 2, 3
 
 # Every complaint about the words of a call. Older releases of typer import it from click, newer ones bring
 # their own; its place behind a public class is the same in both.
@@ -171,6 +174,8 @@ def report_command(
 file_commands.add_to(app)
 compress.add_to(app)
 flower.add_to(app)
+for module in (ledger, witness, anchor, keys):
+    module.add_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -181,6 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
+    judges = bool(arguments) and arguments[0] in _JUDGES
+    wrong_call = _WRONG_CALL_OF_JUDGES if judges else WRONG_CALL
     try:
         code = app(arguments or ["--help"], prog_name="phloem", standalone_mode=False)
     except _CallError as error:
@@ -188,11 +195,13 @@ def _run(arguments: list[str]) -> int:
         words = getattr(error, "format_message", error.__str__)()
         if hasattr(error, "command_name"):  # to an unknown command typer and click both add "Did you mean"
             words = getattr(error, "message", words)
-        return _say(words.replace("Value error, ", ""), f"see {command} --help", WRONG_CALL)
+        return _say(words.replace("Value error, ", ""), f"see {command} --help", wrong_call)
     except ConfigError as error:
-        return _fail(error, WRONG_CALL, debug)
+        return _fail(error, wrong_call, debug)
+    except StoreError as error:
+        return _fail(error, _UNDECIDED if judges else FAILED, debug)
     except PhloemError as error:
-        return _fail(error, FAILED, debug)
+        return _fail(error, _INVALID if judges else FAILED, debug)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     return code if isinstance(code, int) else 0

@@ -1,11 +1,15 @@
-"""The options that several commands share."""
+"""What several commands share: options, and how a wrong word of a call is told."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+from phloem.errors import ConfigError, FormatError
 
 
 class KernelChoice(StrEnum):
@@ -31,3 +35,12 @@ KernelsOption = Annotated[
     ),
 ]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@contextlib.contextmanager
+def as_called() -> Iterator[None]:
+    """In here what is of a wrong form was typed so: the call is wrong, and no file is."""
+    try:
+        yield
+    except FormatError as error:
+        raise ConfigError(error.message, hint=error.hint) from error

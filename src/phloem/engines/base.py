@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from phloem.store.files import Store
@@ -45,6 +46,10 @@ class Engine(Protocol):
 
     def deliver(self, orders: dict[str, bytes]) -> dict[str, Answer]:
         """Every site's answer to its order, as far as there is one."""
+        ...
+
+    def join_ledger(self, folder: Path) -> None:
+        """From now on sites sign what they send, with keys in `folder` if they are on this machine."""
         ...
 
     def spill_to(self, store: Store) -> None:

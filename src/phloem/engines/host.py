@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,6 +82,11 @@ def initial_state_of(task: Task, recipe: Recipe) -> State:
     return state
 
 
+def software() -> str:
+    """This software as the ledger names it (a package URL)."""
+    return f"pkg:pypi/phloem@{metadata.version('phloem')}"
+
+
 class Host:
     """Some sites of one run, with their tasks' data and memory."""
 
@@ -139,6 +146,17 @@ class Host:
         for chain in set(self.trunks) - needed:
             del self.trunks[chain]
         self._trunks_room = len(self.trunks) + 4
+
+    def join_ledger(self, folder: Path, policy: Path | None = None) -> None:
+        """From now on the sites sign what they send, with keys in `folder`, and ask for receipts as the recipe says.
+
+        They judge by the policy in that file; without one by what the coordinator says when they meet it first.
+        """
+        from phloem.ledger.party import Party
+
+        assert self.recipe.ledger is not None
+        for name, site in self.sites.items():
+            site.party = Party(folder, name, self.recipe.ledger.receipts, software(), policy)
 
     def spill_to(self, store: Store) -> None:
         """From now on residuals and memories of sites that are not at work lie in `store`, not in memory."""

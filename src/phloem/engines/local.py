@@ -10,6 +10,7 @@ import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -64,6 +65,11 @@ class LocalEngine:
             return [(name, host.deliver(name, orders[name])) for name in host.sites if name in orders]
 
         return dict(sorted(self._by_host(through)))
+
+    def join_ledger(self, folder: Path) -> None:
+        """From now on sites sign what they send, with keys in `folder`, and ask for receipts."""
+        for host in self.hosts:
+            host.join_ledger(folder)
 
     def spill_to(self, store: Store) -> None:
         """From now on what sites own besides the trunk lies in `store` while they are not at work."""

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, Any
 
 from phloem import errors, kernels
@@ -82,6 +83,11 @@ class WorkerHost:
         self._send({"do": "deliver", "site": name}, order)
         head, message = self._answer()
         return Answer(message, head["train_seconds"], head["codec_seconds"], head["metrics"])
+
+    def join_ledger(self, folder: Path) -> None:
+        """As `Host.join_ledger`."""
+        self._send({"do": "ledger", "folder": str(folder)})
+        self._answer()
 
     def spill_to(self, store: Store) -> None:
         """As `Host.spill_to`."""
@@ -157,6 +163,9 @@ def _do(
             "metrics": answer.metrics,
         }
         return host, facts, answer.message
+    if head["do"] == "ledger":
+        host.join_ledger(Path(head["folder"]))
+        return host, {}, b""
     store = Store(head["store"])
     if head["do"] == "save":
         return host, {"saved": host.save(store)}, b""

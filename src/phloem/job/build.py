@@ -115,7 +115,14 @@ def _elsewhere(
 def baseline(recipe: Recipe, name: str) -> Recipe:
     """The recipe without compression: fp32 or bf16 both ways, FedAvg's division, and `[compare]`'s changes."""
     table = recipe.to_json()
-    table |= {"up": BASELINES[name], "down": BASELINES[name], "compare": {}, "later": [], "prune": None}
+    table |= {
+        "up": BASELINES[name],
+        "down": BASELINES[name],
+        "compare": {},
+        "later": [],
+        "prune": None,
+        "ledger": None,
+    }
     table["rounds"] = table["rounds"] | {"division": 0.0}
     table["run"] = table["run"] | {"keep_updates": False}
     for section, changes in recipe.compare.items():

@@ -4,6 +4,7 @@ run.json            which recipe, which plan, which data, which version of this 
 run.lock            held by the process that is at work here
 objects/ refs/      the store: frames, commits and plan as blobs; `trunk` names the newest commit
 rounds.jsonl        one line per round
+ledger/             the log of all exchanges, where the recipe asks for one; ledger/keys is private too
 summary.json  report.html  model.safetensors      written at the end
 private/            residuals and optimiser states of the sites: never share it
 """
@@ -35,7 +36,7 @@ TRUNK = "trunk"
 _RESUME = "resume"
 _MARKER = "run.json"
 _LOCK = "run.lock"
-_FOLDERS = ("objects", "refs", "private", "compare")
+_FOLDERS = ("objects", "refs", "private", "compare", "ledger")
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}")  # the names that `write_durably` gives
 
 

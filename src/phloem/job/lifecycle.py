@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
@@ -18,6 +18,7 @@ from phloem.engines.local import LocalEngine
 from phloem.engines.shelf import read_tensors
 from phloem.errors import ConfigError, StateError
 from phloem.job.directory import Marker, RunDirectory, claimed, reading
+from phloem.job.ledger import open_book
 from phloem.job.record import RoundRecord, read_summary
 from phloem.job.runner import Run, Runner, data_digest
 from phloem.job.watch import Watcher
@@ -27,6 +28,9 @@ from phloem.rounds.coordinator import Coordinator
 from phloem.rounds.plan import Plan
 from phloem.tensors import Layout, State
 from phloem.wire import frame as frames
+
+if TYPE_CHECKING:
+    from phloem.ledger.book import Book
 
 MakeEngine = Callable[[Recipe, events.Emit], Engine]
 
@@ -49,7 +53,8 @@ def start(
         directory = RunDirectory.create(root, recipe, plan, data_digest(task), claims)
         head = _genesis(directory, recipe, plan, state, data_digest(task))
         _spill(engine, recipe, directory)
-        coordinator = Coordinator(plan, state, emit)
+        book = _book(directory, recipe, plan, state, engine, claims)
+        coordinator = Coordinator(plan, state, emit, book=book)
         return Runner(recipe, directory, coordinator, engine, task, watch, [], head).run()
 
 
@@ -110,6 +115,7 @@ def _go_on(
         head = _genesis(directory, original, plan, state, data)
         with contextlib.closing(engine_of(recipe, emit)) as engine:
             _spill(engine, recipe, directory)
+            coordinator.book = _book(directory, recipe, plan, state, engine, claims)
             return Runner(recipe, directory, coordinator, engine, task, watch, [], head).run()
     private = directory.private
     with reading(f"the snapshot of {root}"):
@@ -133,12 +139,29 @@ def _go_on(
         _spill(engine, recipe, directory)
         with reading(f"the snapshot of {root}"):
             engine.load(private, sites)
+        coordinator.book = _book(directory, recipe, plan, state, engine, claims)
         return Runner(recipe, directory, coordinator, engine, task, watch, records, head, closing).run()
 
 
 def _spill(engine: Engine, recipe: Recipe, directory: RunDirectory) -> None:
     if recipe.run.residuals == "disk":
         engine.spill_to(directory.private)
+
+
+def _book(
+    directory: RunDirectory,
+    recipe: Recipe,
+    plan: Plan,
+    state: State,
+    engine: Engine,
+    claims: contextlib.ExitStack,
+) -> Book | None:
+    """The run's ledger, which its sites join; open until `claims` closes."""
+    book = open_book(directory, recipe, plan, Layout.of(state).size)
+    if book is not None:
+        claims.callback(book.close)
+        engine.join_ledger(directory.private.root / "ledger")
+    return book
 
 
 def read(root: Path) -> Run:
@@ -172,6 +195,8 @@ def check_same(root: Path, recipe: Recipe) -> None:
 def _result_of(recipe: Recipe) -> dict[str, Any]:
     """The part of a recipe that decides the result."""
     table = recipe.to_json()
+    if table["ledger"] is not None:
+        del table["ledger"]["folder"]
     return {key: value for key, value in table.items() if key not in ("run", "description")}
 
 

@@ -40,6 +40,7 @@ class RoundRecord:
     """One round: what was sent, what came of it, and how long it took.
 
     `bytes_up` and `bytes_down` are frames, `control_bytes` everything around them; the three are disjoint.
+    `ledger_bytes` of the control bytes are the ledger's.
     `bytes_down` brings this round's result to the sites. `seconds` is the simulated clock, `train_seconds` and
     `codec_seconds` are measured, summed over sites. `kept` is the number of weights that the trunk then has, where
     the recipe prunes.
@@ -53,6 +54,7 @@ class RoundRecord:
     bytes_up: int = 0
     bytes_down: int = 0
     control_bytes: int = 0
+    ledger_bytes: int = 0
     bits_per_parameter_up: float = 0.0
     bits_per_parameter_down: float = 0.0
     nmse_down: float = 0.0

@@ -7,7 +7,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors.numpy import save as save_tensors
 
@@ -15,15 +15,19 @@ from phloem import canonical
 from phloem.engines.base import Answer, Engine
 from phloem.errors import StateError
 from phloem.job.directory import RunDirectory
-from phloem.job.record import RoundRecord, SiteRecord, summarize
+from phloem.job.record import RoundRecord, SiteRecord, summarize, without_nan
 from phloem.job.schedule import Schedule
 from phloem.job.watch import Watcher
+from phloem.ledger.exchange import Base
 from phloem.recipe import Recipe
 from phloem.rounds.choose import Timing
 from phloem.rounds.coordinator import DIVERGED, Coordinator, RoundResult
 from phloem.tasks.checked import CheckedTask
 from phloem.tensors import Layout, State, state_digest
 from phloem.wire.messages import Order, Reply, Status
+
+if TYPE_CHECKING:
+    from phloem.ledger.book import Book
 
 _KEPT_TIMINGS = 8
 
@@ -112,6 +116,8 @@ class Runner:
             if failure.lost:
                 self.coordinator.place(site, 0)
         metrics = self.task.evaluate(self.coordinator.state, "stop")
+        if self.coordinator.book is not None:
+            self.coordinator.book.measured(number, "stop", without_nan(metrics))
         record = RoundRecord(
             number,
             metrics[self.task.metric.name],
@@ -192,6 +198,7 @@ class Runner:
                     order = Order.unpack(messages[name])
                     row.down += order.frame_bytes
                     row.control += len(messages[name]) - order.frame_bytes
+                    record.ledger_bytes += len(order.attachment)
                     row.frames_down += len(order.items)
                     down_seconds = max(down_seconds, link.down_seconds(len(messages[name])))
         record.seconds = up_seconds + down_seconds
@@ -204,6 +211,7 @@ class Runner:
         reply = Reply.unpack(answer.message)
         row.up += reply.frame_bytes
         row.control += len(answer.message) - reply.frame_bytes
+        record.ledger_bytes += len(reply.attachment)
         row.examples += reply.examples
         row.frames_up += reply.status is Status.UPDATE
         return reply
@@ -278,11 +286,30 @@ class Runner:
             "description": self.recipe.description,
         }
         summary = summarize(self.recipe, self.task.metric, self.records, self.layout.size, end)
-        self.directory.write("model.safetensors", save_tensors(state, metadata={"phloem.state": digest}))
+        model = save_tensors(state, metadata={"phloem.state": digest})
+        if self.coordinator.book is not None:
+            summary["ledger"] = self._released(self.coordinator.book, canonical.digest(model))
+        self.directory.write("model.safetensors", model)
         self.directory.write("summary.json", json.dumps(summary, indent=2, sort_keys=True).encode() + b"\n")
         self.directory.finish()
         self.watch.finished(summary)
         return Run(self.directory.root, state, summary, self.records)
+
+    def _released(self, book: Book, digest: str) -> dict[str, Any]:
+        """The last entry of the run, that the model is given out; what the summary says of the ledger."""
+        coordinator = self.coordinator
+        base = Base(coordinator.chain.hex(), coordinator.digest)
+        note = book.released(coordinator.round, base, "model.safetensors", digest)
+        self.directory.write("ledger/checkpoint", note)
+        return {
+            "run": book.run,
+            "origin": book.log.origin,
+            "receipts": book.settings.receipts,
+            "entries": book.log.size,
+            "bytes_of_entries": book.journal.written,
+            "bytes_on_the_wire": sum(record.ledger_bytes for record in self.records),
+            "root": book.journal.seen.root.hex(),
+        }
 
 
 def data_digest(task: Any) -> str | None:

@@ -5,12 +5,14 @@ fsync. Threads that append at the same time share one (group commit). One proces
 
     entry(idx, bytes)  ·  node(id, hash)  ·  checkpoint(size, note)  ·  meta(key, value)
 
-A node's id is its level times 2^56 plus its number, so that one look at the table's own order finds it.
+A node's id is its place when every node stands after those it is made of (as in Go's sumdb/tlog): nodes are written in
+the order of their ids, at the table's end, and what a proof asks for at its lowest levels lies side by side.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,14 +22,15 @@ from types import TracebackType
 from typing import Self
 
 from phloem.errors import ConfigError, NotFoundError, StateError, StoreError
+from phloem.store.files import sync
 from phloem.tlog.checkpoint import Checkpoint
 from phloem.tlog.keys import Signer
 from phloem.tlog.merkle import Node, added_hashes, added_nodes, leaf_hash, prove_inclusion, tree_hash
-from phloem.tlog.note import signed
+from phloem.tlog.note import Note, signed
 from phloem.tlog.proof import Receipt
 from phloem.tlog.tiles import LARGEST_ENTRY
 
-VERSION = 1
+VERSION = 2
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE entry (idx INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
@@ -36,7 +39,7 @@ CREATE TABLE checkpoint (size INTEGER PRIMARY KEY, note BLOB NOT NULL);
 """
 _WAIT_SECONDS = 30.0  # for another process's write
 _MOST_HASHES = 1 << 16  # in memory
-_MOST_ASKED = 500  # in one question
+_MOST_ASKED = 128  # in one question
 
 
 class Log:
@@ -66,7 +69,7 @@ class Log:
 
     @classmethod
     def create(cls, path: Path, origin: str) -> Log:
-        """A new log, empty.
+        """A new log, empty; after a crash it is there whole or not at all.
 
         Raises:
             ConfigError: something is there already, or `origin` is no name for a log.
@@ -76,14 +79,19 @@ class Log:
             raise ConfigError(f"{path} exists already")
         with _in_words(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            database = _connect(path)
+            beside = path.with_name(f".{path.name}.new")
+            for suffix in ("", "-wal", "-shm"):  # what a crash left
+                beside.with_name(beside.name + suffix).unlink(missing_ok=True)
+            database = _connect(beside)
             with _transaction(database):
                 for statement in _TABLES.split(";"):
                     database.execute(statement)
                 database.executemany(
                     "INSERT INTO meta VALUES (?, ?)", [("version", VERSION), ("origin", origin)]
                 )
-            database.close()
+            database.close()  # which puts everything into the one file, and syncs it
+            beside.replace(path)
+            sync(path.parent)
         return cls(path)
 
     def __enter__(self) -> Self:
@@ -124,13 +132,18 @@ class Log:
         try:
             with _in_words(self.path), _transaction(self._database):
                 size = self._size()
-                new: dict[Node, bytes] = {}
+                new: dict[Node, bytes] = {}  # not in the file yet
+
+                def read(nodes: Sequence[Node]) -> list[bytes]:
+                    old = iter(self._read([node for node in nodes if node not in new]))
+                    return [new[node] if node in new else next(old) for node in nodes]
+
                 rows, answers = [], []
                 for entries, answer in group:
                     answers.append((answer, range(size, size + len(entries))))
                     for entry in entries:
                         leaf = leaf_hash(entry)
-                        hashes = added_hashes(size, leaf, lambda nodes: self._read(nodes, new))
+                        hashes = added_hashes(size, leaf, read)
                         new.update(zip(added_nodes(size), hashes, strict=True))
                         rows.append((size, entry))
                         size += 1
@@ -155,6 +168,28 @@ class Log:
             self._database.execute("INSERT INTO checkpoint VALUES (?, ?)", (size, note))
         return note
 
+    def keep(self, note: bytes) -> None:
+        """Adds the signatures on `note` to the kept checkpoint of the same text; none that is there is lost.
+
+        Raises:
+            FormatError: it is no checkpoint, or has too many signatures. StateError: none of this size was signed, or
+                the one that was has another text.
+        """
+        new = Note.unpack(note)
+        size = Checkpoint.unpack(new.text).size
+        with self._lock, _in_words(self.path), _transaction(self._database):
+            row = self._database.execute("SELECT note FROM checkpoint WHERE size = ?", (size,)).fetchone()
+            if row is None:
+                raise StateError(f"the log at {self.path} has signed no checkpoint of {size} entries")
+            old = Note.unpack(bytes(row[0]))
+            if old.text != new.text:
+                raise StateError(f"the log at {self.path} signed another checkpoint of {size} entries")
+            known = {(one.name, one.id) for one in old.signatures}
+            more = (one for one in new.signatures if (one.name, one.id) not in known)
+            packed = Note(old.text, (*old.signatures, *more)).pack()
+            Note.unpack(packed)
+            self._database.execute("UPDATE checkpoint SET note = ? WHERE size = ?", (packed, size))
+
     # -- read ----------------------------------------------------------------------------------------------------
 
     @property
@@ -171,18 +206,23 @@ class Log:
             ).fetchall()
         if len(rows) != max(end - start, 0):
             raise NotFoundError(f"the log at {self.path} has no entries {start} to {end - 1}")
-        return [row[0] for row in rows]
+        return [self._blob(row[0]) for row in rows]
 
     def read(self, nodes: Sequence[Node]) -> list[bytes]:
         """The hashes of these nodes (`phloem.tlog.merkle.ReadHashes`)."""
-        with _in_words(self.path):
-            return self._read(nodes, {})
+        return self._read(nodes)
 
     def checkpoint(self) -> bytes | None:
         """The newest signed checkpoint; None before the first."""
         with _in_words(self.path):
             newest = self._newest()
         return None if newest is None else newest[1]
+
+    def checkpoints(self) -> list[bytes]:
+        """All checkpoints that were signed, from the smallest to the largest."""
+        with _in_words(self.path):
+            rows = self._reader.execute("SELECT note FROM checkpoint ORDER BY size").fetchall()
+        return [self._blob(row[0]) for row in rows]
 
     def receipt(self, index: int) -> Receipt:
         """That the newest signed checkpoint has the entry at `index`.
@@ -196,25 +236,28 @@ class Log:
             raise NotFoundError(f"no checkpoint of the log at {self.path} has entry {index} yet")
         return Receipt(index, tuple(prove_inclusion(index, newest[0], self.read)), newest[1])
 
-    def _read(self, nodes: Sequence[Node], new: dict[Node, bytes]) -> list[bytes]:
-        """The hashes of these nodes, of which `new` are not in the file yet."""
+    def _read(self, nodes: Sequence[Node]) -> list[bytes]:
         known = self._hashes
-        missing = [node for node in nodes if node not in known and node not in new]
+        missing = [node for node in nodes if node not in known]
         if missing:
             if len(known) > _MOST_HASHES:
-                known = self._hashes = {}
-                missing = [node for node in nodes if node not in new]
+                known, missing = {}, list(nodes)
             for start in range(0, len(missing), _MOST_ASKED):
-                known |= self._found(missing[start : start + _MOST_ASKED])
-        return [new[node] if node in new else known[node] for node in nodes]
+                asked = missing[start : start + _MOST_ASKED]
+                known.update(zip(asked, self._found(asked), strict=True))
+            self._hashes = known
+        return [known[node] for node in nodes]
 
-    def _found(self, nodes: Sequence[Node]) -> dict[Node, bytes]:
-        marks = ",".join("?" * len(nodes))
-        rows = self._reader.execute(f"SELECT id, hash FROM node WHERE id IN ({marks})", [*map(_id, nodes)])
-        by_id = dict(rows.fetchall())
-        if len(by_id) != len(set(nodes)):
+    def _found(self, nodes: Sequence[Node]) -> Sequence[bytes]:
+        """The hashes of a few nodes, from the file."""
+        ids = [_id(node) for node in nodes]
+        try:  # not `_in_words`, which takes a tenth of a proof's time
+            row: Sequence[bytes] = self._reader.execute(_question(len(ids)), ids).fetchone()
+        except sqlite3.Error as error:
+            raise _refused(self.path, error) from error
+        if None in row:
             raise StateError(f"the log at {self.path} lacks nodes of its tree")
-        return {node: by_id[_id(node)] for node in nodes}
+        return row
 
     def _size(self) -> int:
         found = self._reader.execute("SELECT max(idx) FROM entry").fetchone()[0]
@@ -224,11 +267,29 @@ class Log:
         found = self._reader.execute(
             "SELECT size, note FROM checkpoint ORDER BY size DESC LIMIT 1"
         ).fetchone()
-        return None if found is None else (int(found[0]), bytes(found[1]))
+        return None if found is None else (int(found[0]), self._blob(found[1]))
+
+    def _blob(self, value: object) -> bytes:
+        """What a column of bytes has, whatever somebody put there."""
+        if not isinstance(value, bytes):
+            raise StateError(
+                f"the log at {self.path} is damaged: expected bytes, found a {type(value).__name__}"
+            )
+        return value
+
+
+@functools.lru_cache(maxsize=_MOST_ASKED)
+def _question(count: int) -> str:
+    """For the hashes of so many nodes: one row, with a column for each, in their order."""
+    return f"SELECT {', '.join(['(SELECT hash FROM node WHERE id = ?)'] * count)}"
 
 
 def _id(node: Node) -> int:
-    return (node.level << 56) + node.number
+    level, number = node
+    last = (
+        (number + 1) << level
+    ) - 1  # the entry that completes it, before whose leaf there are so many nodes:
+    return 2 * last - last.bit_count() + level
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -254,5 +315,11 @@ def _transaction(database: sqlite3.Connection) -> Iterator[None]:
 def _in_words(path: Path) -> Iterator[None]:
     try:
         yield
+    except StoreError:
+        raise
     except (sqlite3.Error, OSError) as error:
-        raise StoreError(f"the log at {path} could not be read or written: {error}") from error
+        raise _refused(path, error) from error
+
+
+def _refused(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"the log at {path} could not be read or written: {error}")

@@ -6,9 +6,9 @@ which an engine may replace. Updates are folded one by one in sorted site order,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,11 +16,13 @@ from phloem import canonical
 from phloem import feedback as ef
 from phloem.codecs.lossless import Lossless
 from phloem.codecs.model import Model
-from phloem.errors import ConfigError, FormatError, StateError
+from phloem.errors import ConfigError, FormatError, ProofError, StateError
 from phloem.feedback import Residual
+from phloem.ledger.exchange import Base, Merged, codec_words
 from phloem.masks import everything
 from phloem.pruning import marked, pruned
 from phloem.rounds import events
+from phloem.rounds.carried import carried_by
 from phloem.rounds.choose import DOWN, Choose, FixedChoice, Timing
 from phloem.rounds.merge import Merge, WeightedMerge
 from phloem.rounds.plan import LARGEST_VALUE, Plan, next_chain
@@ -28,6 +30,9 @@ from phloem.rounds.site import NOWHERE, add
 from phloem.tensors import Array, Layout, State, state_digest
 from phloem.wire import frame as frames
 from phloem.wire.messages import MOST_EXAMPLES, PREFIX_BYTES, Item, Order, Reply, Status
+
+if TYPE_CHECKING:  # a run without a ledger needs no library for signatures
+    from phloem.ledger.book import Book
 
 DIVERGED = "holds another state than the trunk"
 
@@ -64,13 +69,17 @@ class RoundResult:
 
 @dataclass
 class Coordinator:
-    """One run's coordinator. For every round: `orders`, `receive` each reply, `close`."""
+    """One run's coordinator. For every round: `orders`, `receive` each reply, `close`.
+
+    With a `book` everything is in the ledger before it takes effect, and what the ledger does not know is refused.
+    """
 
     plan: Plan
     state: State
     emit: events.Emit = events.ignore
     choose: Choose | None = None
     merge: Merge | None = None
+    book: Book | None = None
     timings: dict[str, tuple[Timing, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -111,16 +120,18 @@ class Coordinator:
     ) -> dict[str, bytes]:
         """One order for each reachable site, which brings it to the trunk's head; those in `train` train.
 
-        `attachments` travel with the orders, opaque and counted as control.
+        `attachments` travel with the orders, opaque and counted as control; with a book they are its own.
         """
         asked = train & reachable
         self.emit(events.RoundOpened(self.round, tuple(sorted(asked))))
+        orders = {site: self._order(site, train=site in asked) for site in sorted(reachable)}
+        if self.book is not None:
+            attachments = self._noticed(self.book, orders)
         messages: dict[str, bytes] = {}
         packed: dict[
             Order, bytes
         ] = {}  # equal orders are the same bytes: as many key-frames would fill the memory
-        for site in sorted(reachable):
-            order = self._order(site, train=site in asked)
+        for site, order in orders.items():
             order = replace(order, attachment=(attachments or {}).get(site, b""))
             if order not in packed:
                 packed[order] = order.pack()
@@ -130,6 +141,13 @@ class Coordinator:
             messages[site] = message
         self._asked = asked
         return messages
+
+    def _noticed(self, book: Book, orders: Mapping[str, Order]) -> dict[str, bytes]:
+        """What the ledger says with each of these orders."""
+        default = self.plan.up_in(self.round).pack()
+        codecs = {s: codec_words(order.choice or default) for s, order in orders.items() if order.train}
+        carried = {site: carried_by(order) for site, order in orders.items()}
+        return book.opened(self.round, Base(self.chain.hex(), self.digest), codecs, carried)
 
     def _order(self, site: str, *, train: bool) -> Order:
         start = max(self.positions[site], 0)
@@ -146,11 +164,11 @@ class Coordinator:
         key_chain = None
         deltas = self.recent[len(self.recent) - missing :]
         if self.positions[site] == NOWHERE:
-            items, key_chain = (Item(self.plan.bitmap(set()), self._key()),), self.chain
+            items, key_chain = (Item(self.plan.bitmap(set()), self.key_frame()),), self.chain
         elif missing <= len(self.recent) and self._are_fewer_bytes(deltas):
             items = tuple(Item(self.bitmaps[start + n], frame) for n, frame in enumerate(deltas))
         else:
-            items, key_chain = (Item(self.bitmaps[start], self._key()),), self.chain
+            items, key_chain = (Item(self.bitmaps[start], self.key_frame()),), self.chain
         return Order(self.round, train, self.prefixes[-1], state, start, items, key_chain, choice)
 
     def _are_fewer_bytes(self, deltas: list[bytes]) -> bool:
@@ -160,9 +178,10 @@ class Coordinator:
         more than half of their float32.
         """
         size = sum(map(len, deltas))
-        return len(deltas) < 2 or size <= 2 * self.kept.size or size <= len(self._key())
+        return len(deltas) < 2 or size <= 2 * self.kept.size or size <= len(self.key_frame())
 
-    def _key(self) -> bytes:
+    def key_frame(self) -> bytes:
+        """The trunk's state in one frame, for sites that hold none or an old one."""
         if self._key_frame is None:
             arrays = self.layout.arrays(self.state)
             codec = Model() if self.kept.any_masked else Lossless()
@@ -190,15 +209,28 @@ class Coordinator:
         if reply.attachment:
             self._attachments[site] = reply.attachment
         reason, received = self._check(site, reply)
+        digest = canonical.digest(reply.frame) if reply.status is Status.UPDATE else ""
+        if self.book is not None:
+            reason = self._written(self.book, site, reply, reason, digest)
         if reason is not None:
             self._refuse(site, reason)
         elif received is not None:
-            digest, size = canonical.digest(received.frame), len(received.frame)
-            self.emit(events.UpdateReceived(self.round, site, digest, len(message), size))
+            self.emit(events.UpdateReceived(self.round, site, digest, len(message), len(received.frame)))
             self._updates[site] = received
             self._refused.pop(site, None)
         self.positions[site] = max(self.positions[site], reply.round)
         return reason
+
+    def _written(self, book: Book, site: str, reply: Reply, reason: str | None, digest: str) -> str | None:
+        """Why a reply is refused, once the ledger has it; what the ledger cannot take is refused, too."""
+        try:
+            book.heard(site, reply.attachment)
+        except (FormatError, ProofError) as error:
+            reason = reason or error.message
+        if reply.status is not Status.UPDATE:
+            return reason
+        frame, examples, said = reply.frame, reply.examples, reply.attachment
+        return book.received(site, reply.round, said, frame, examples, reason, digest)
 
     def _refuse(self, site: str, reason: str) -> str:
         self.emit(events.UpdateRefused(self.round, site, reason))
@@ -221,7 +253,7 @@ class Coordinator:
         if site in self._updates:
             return "sent a second update in one round", None
         if not 0 < reply.examples < MOST_EXAMPLES:
-            return f"an update for {reply.examples} examples is outside the plan", None
+            return "the update's number of examples is outside the plan", None
         try:
             self.plan.admit(reply.frame, self.kept.layout)
         except FormatError as error:
@@ -276,6 +308,10 @@ class Coordinator:
         self.emit(
             events.TrunkMoved(self.round, names, canonical.digest(frame), len(frame), chain.hex(), digest)
         )
+        if self.book is not None:
+            merged = [Merged(update.site, update.examples) for update in folded]
+            rule = canonical.digest(canonical.dumps(self.plan.merge))
+            self.book.merged(self.round, rule, merged, refused, Base(chain.hex(), digest))
         lost = ef.nmse(in_flight.owed, decoded)
         result = RoundResult(
             self.round, tuple(folded), refused, frame, chain, digest, lost, self._attachments
@@ -314,6 +350,17 @@ class Coordinator:
         budget = 4 * self.kept.size + (self.layout.size // 8 if self.kept.any_masked else 0)
         while len(self.recent) > 1 and sum(map(len, self.recent)) > budget:
             self.recent.pop(0)
+
+    def merge_again(self, number: int, updates: Iterable[Received]) -> RoundResult:
+        """The result of round `number`, from the updates that were merged in it: a replay, without sites.
+
+        Raises:
+            StateError: it is not the round that comes next. ConfigError: as `close`.
+        """
+        if number != self.round:
+            raise StateError(f"round {number} cannot be merged after {self.round} rounds")
+        self._updates = {update.site: update for update in updates}
+        return self.close()
 
     # -- saved and restored ----------------------------------------------------------------------------------
 

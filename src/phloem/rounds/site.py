@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,15 +17,22 @@ from phloem import feedback as ef
 from phloem.errors import ConfigError, FormatError, StateError
 from phloem.feedback import Residual
 from phloem.kernels import backend
+from phloem.ledger.exchange import Base, Sent, codec_words
 from phloem.masks import Kept
 from phloem.pruning import marked, pruned
 from phloem.rounds import events
+from phloem.rounds.carried import carried_by
 from phloem.rounds.plan import LARGEST_VALUE, Choice, Plan, next_chain
 from phloem.tensors import Array, Layout, State, state_digest
 from phloem.wire.messages import PREFIX_BYTES, Order, Reply, Status
 
+if TYPE_CHECKING:  # a run without a ledger needs no library for signatures
+    from phloem.ledger.party import Party
+
 NOWHERE = -1
 """The round of a site that holds no state."""
+
+_NO_RECEIPT = "no receipt of this trunk that the site's rule asks for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,8 @@ class Site:
     ) -> None:
         self.name, self.plan, self.emit, self.trunks = name, plan, emit, trunks
         self.layout, self.index = layout, plan.index(name)
+        self.party: Party | None = None
+        self._distrusts = False
 
     @classmethod
     def without_state(cls, name: str, plan: Plan, layout: Layout, emit: events.Emit = events.ignore) -> Site:
@@ -103,6 +112,7 @@ class Site:
         Raises:
             FormatError: the message or a frame inside is damaged; nothing changed.
             StateError: the frames do not lead to the state that the order names; nothing changed.
+            ProofError: the ledger does not vouch for the trunk; nothing changed.
         """
         order = Order.unpack(message)
         at = self._by_key_frame(order) if order.key_chain is not None else self._by_deltas(order, reuse)
@@ -118,10 +128,14 @@ class Site:
                 hint="the two ends run different decoders: compare library and kernel versions",
             )
         choice = self._choice(order)
+        if self.party is not None:
+            sent, merged = self._sent(order, Base(at.chain.hex(), digest)), self._was_merged(order)
+            begins = self.at.round <= 0
+            self._distrusts = not self.party.admit(order.attachment, sent, merged=merged, begins=begins)
         at = self._shared(at)
         self.emit(events.StateReached(order.round, self.name, at.chain.hex(), digest))
-        self.at, self._codec = replace(at, digest=digest), choice.codec
-        train = order.train and at.residual.sent is None
+        self.at, self._choice_of_round = replace(at, digest=digest), choice
+        train = order.train and at.residual.sent is None and not self._distrusts
         return Work(order.round, train, choice, order.attachment)
 
     def reply(self, trained: State | None, examples: int = 0, attachment: bytes = b"") -> bytes:
@@ -138,11 +152,13 @@ class Site:
         digest = None if at.digest is None else bytes.fromhex(at.digest)[:PREFIX_BYTES]
         chain = at.chain[:PREFIX_BYTES]
         reply = Reply(at.round, self.index, Status.SILENT, chain, digest, attachment=attachment)
-        if at.residual.sent is not None:
+        if at.residual.sent is not None and not self._distrusts:
             again = replace(reply, status=Status.UPDATE, examples=at.examples, frame=at.residual.sent)
-            return again.pack()
+            return self._signed(again)[0].pack()
+        if self._distrusts:
+            return self._worded(replace(reply, status=Status.REFUSED, reason=_NO_RECEIPT)).pack()
         if trained is None or examples <= 0:
-            return reply.pack()
+            return self._worded(reply).pack()
         try:
             after = self.layout.arrays(trained)
         except ConfigError as error:
@@ -153,17 +169,43 @@ class Site:
         update = self._clip(kept.gather(difference(after, self.layout.arrays(at.state))))
         reason = self._unfit(update)
         if reason is not None:
-            return replace(reply, status=Status.REFUSED, reason=reason).pack()
+            return self._worded(replace(reply, status=Status.REFUSED, reason=reason)).pack()
         seed = self.plan.frame_seed(self.name, at.round)
-        frame, residual = ef.send(at.residual, update, self._codec, kept.layout, into=update, seed=seed)
-        message = replace(reply, status=Status.UPDATE, examples=examples, frame=frame).pack()
-        self.emit(
-            events.UpdateSent(
-                at.round, self.name, at.chain.hex(), canonical.digest(frame), len(message), examples
-            )
-        )
+        codec = self._choice_of_round.codec
+        frame, residual = ef.send(at.residual, update, codec, kept.layout, into=update, seed=seed)
+        made = replace(reply, status=Status.UPDATE, examples=examples, frame=frame)
+        made, name = self._signed(made)
+        message = made.pack()
+        self.emit(events.UpdateSent(at.round, self.name, at.chain.hex(), name, len(message), examples))
         self.at = replace(at, residual=residual, examples=examples)
         return message
+
+    # -- the ledger ------------------------------------------------------------------------------------------
+
+    def _sent(self, order: Order, base: Base) -> Sent:
+        """What an order carries, as the ledger has it."""
+        brings = carried_by(order)
+        return Sent(order.round, base, brings.frame, brings.codec, 4 * self.layout.size, brings.form)
+
+    def _was_merged(self, order: Order) -> bool:
+        """Whether an order says that this site's update of the round before was merged."""
+        if not order.items or order.start + len(order.items) != order.round:
+            return False
+        return self.plan.in_bitmap(order.items[-1].accepted, self.name)
+
+    def _worded(self, reply: Reply) -> Reply:
+        """The reply without an update, with what the site has to say to the ledger, where there is one."""
+        return reply if self.party is None else replace(reply, attachment=self.party.word())
+
+    def _signed(self, reply: Reply) -> tuple[Reply, str]:
+        """The update with its record in the ledger, where there is one, and its frame's digest."""
+        if self.party is None:
+            return reply, canonical.digest(reply.frame)
+        codec = codec_words(self._choice_of_round.pack())
+        base = Base(self.at.chain.hex(), self.at.digest)
+        raw_bytes = 4 * self.layout.size
+        sent = Sent(self.at.round, base, reply.frame, codec, raw_bytes, "", reply.examples)
+        return replace(reply, attachment=self.party.update(sent)), sent.digest.hex()
 
     def _unfit(self, update: list[Array]) -> str | None:
         """Why nobody may have this update; a diverged round must not stay in the residual for ever."""

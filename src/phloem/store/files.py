@@ -49,7 +49,7 @@ class Store:
             if not path.exists() or path.read_bytes() != blob:  # a damaged one is put right
                 if not path.parent.exists():
                     path.parent.mkdir(exist_ok=True)
-                    _sync(path.parent.parent)
+                    sync(path.parent.parent)
                 write_durably(path, blob)
         return digest
 
@@ -112,10 +112,11 @@ class Store:
         return self.root / "objects" / digest[:2] / digest[2:]
 
 
-def write_durably(path: Path, content: bytes, mode: int = 0o666) -> None:
+def write_durably(path: Path, content: bytes, mode: int = 0o666, *, new: bool = False) -> None:
     """Puts `content` at `path` so that a crash leaves the old file or the new one, never a mixture.
 
-    The file is at no time open to more than `mode` says.
+    The file is at no time open to more than `mode` says. With `new` nothing that is there is replaced, whoever put it
+    there a moment ago: that is a FileExistsError.
     """
     beside = path.with_name(f".{path.name[:16]}.{secrets.token_hex(4)}")
     try:
@@ -123,15 +124,31 @@ def write_durably(path: Path, content: bytes, mode: int = 0o666) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        if new:
+            _put_new(beside, path)
+        else:
+            beside.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _sync(directory: Path) -> None:
+def _put_new(beside: Path, path: Path) -> None:
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: there nobody is kept from coming in between
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
+        beside.replace(path)
+    else:
+        beside.unlink()
+
+
+def sync(directory: Path) -> None:
     """Makes the names in a directory durable."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:

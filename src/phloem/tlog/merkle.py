@@ -13,6 +13,7 @@ function, `ReadHashes`; which nodes a question needs is computed apart from fold
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import NamedTuple
@@ -23,8 +24,6 @@ HASH_BYTES = 32
 LARGEST_SIZE = (1 << 63) - 1
 EMPTY_ROOT = sha256(b"").digest()
 
-Range = tuple[int, int]
-
 
 class Node(NamedTuple):
     """The complete subtree over the entries from number·2^level to before (number + 1)·2^level."""
@@ -33,6 +32,7 @@ class Node(NamedTuple):
     number: int
 
 
+_node = functools.partial(tuple.__new__, Node)  # `Node`, of a pair, in half the time
 ReadHashes = Callable[[Sequence[Node]], Sequence[bytes]]
 """Gives the hash of each of these nodes, in their order."""
 
@@ -66,7 +66,7 @@ def added_hashes(index: int, leaf: bytes, read: ReadHashes) -> list[bytes]:
 
 def tree_hash(size: int, read: ReadHashes) -> bytes:
     """The root over the first `size` entries."""
-    return _range_hashes([(0, size)], read)[0] if size else EMPTY_ROOT
+    return _fold(tuple(read(_cover(0, size)))) if size else EMPTY_ROOT
 
 
 def prove_inclusion(index: int, size: int, read: ReadHashes) -> list[bytes]:
@@ -77,64 +77,62 @@ def prove_inclusion(index: int, size: int, read: ReadHashes) -> list[bytes]:
     """
     if not 0 <= index < size:
         raise ConfigError(f"expected an entry below {size}, the tree's size, found {index}")
-    ranges: list[Range] = []
-    start, end = 0, size
-    while end - start > 1:
-        middle = start + _largest_power_below(end - start)
-        if index < middle:
-            ranges.append((middle, end))
-            end = middle
-        else:
-            ranges.append((start, middle))
-            start = middle
-    return _range_hashes(ranges[::-1], read)
+    return _siblings([], Node(0, index), size, read)
 
 
 def prove_consistency(old: int, size: int, read: ReadHashes) -> list[bytes]:
     """The proof that the first `old` of `size` entries are the tree of that size (RFC 9162 section 2.1.4.1).
+
+    It is the way to the root from the last of the nodes that the old tree is folded from.
 
     Raises:
         ConfigError: `old` is not from 1 to `size`: every tree begins with the empty one, and none with a larger one.
     """
     if not 0 < old <= size:
         raise ConfigError(f"expected an earlier size from 1 to {size}, found {old}")
-    ranges: list[Range] = []
-    start, end, whole = (
-        0,
-        size,
-        True,
-    )  # whether [start, old) is the whole old tree, whose root the checker has
-    while old != end:
-        middle = start + _largest_power_below(end - start)
-        if old <= middle:
-            ranges.append((middle, end))
-            end = middle
-        else:
-            ranges.append((start, middle))
-            start, whole = middle, False
-    if not whole:
-        ranges.append((start, end))
-    return _range_hashes(ranges[::-1], read)
+    if old == size:
+        return []
+    level = _trailing_zeros(old)
+    last = Node(level, (old >> level) - 1)
+    whole = last.number == 0  # the old tree is that node, whose hash the checker has
+    return _siblings([] if whole else [last], last, size, read)
 
 
-def _range_hashes(ranges: Sequence[Range], read: ReadHashes) -> list[bytes]:
-    """The root of each of these subtrees, with all their nodes read at once."""
-    covers = [_cover(start, end) for start, end in ranges]
-    hashes = iter(read([node for cover in covers for node in cover]))
-    return [_fold([next(hashes) for _ in cover]) for cover in covers]
+def _siblings(first: list[Node], node: Node, size: int, read: ReadHashes) -> list[bytes]:
+    """The hashes of the nodes in `first`, then of the siblings on the way from a node to the root of `size` entries.
+
+    Where the way meets the way from the last entry, what stands on the right may be no node and is folded from several.
+    Below that every sibling is a node; above it there are only left ones, which are nodes as well.
+    """
+    level, number = node
+    meet = (number ^ ((size - 1) >> level)).bit_length()  # so many levels up; 0: it is the same way
+    nodes = first + [_node((level + up, (number >> up) ^ 1)) for up in range(meet - 1)]
+    begin = len(nodes)
+    if meet:
+        nodes += _cover(((number >> (meet - 1)) ^ 1) << (level + meet - 1), size)
+    end = len(nodes)
+    lefts = [up for up in range(meet, number.bit_length()) if (number >> up) & 1]
+    nodes += [_node((level + up, (number >> up) - 1)) for up in lefts]
+    hashes = list(read(nodes))  # all at once
+    if end - begin > 1:
+        hashes[begin:end] = [_fold(tuple(hashes[begin:end]))]
+    return hashes
 
 
-def _cover(start: int, end: int) -> list[Node]:
+# Both are remembered: proofs in one tree have the same right edge.
+@functools.lru_cache(maxsize=256)
+def _cover(start: int, end: int) -> tuple[Node, ...]:
     """The nodes that a subtree over these entries is folded from, the largest first."""
     nodes = []
     while start < end:
         level = (end - start).bit_length() - 1
         nodes.append(Node(level, start >> level))
         start += 1 << level
-    return nodes
+    return tuple(nodes)
 
 
-def _fold(hashes: Sequence[bytes]) -> bytes:
+@functools.lru_cache(maxsize=256)
+def _fold(hashes: tuple[bytes, ...]) -> bytes:
     folded = hashes[-1]
     for left in reversed(hashes[:-1]):
         folded = node_hash(left, folded)
@@ -231,11 +229,6 @@ def _check_hashes(hashes: Sequence[bytes]) -> None:
     for found in hashes:
         if len(found) != HASH_BYTES:
             raise ProofError(f"expected hashes of {HASH_BYTES} bytes, found one of {len(found)}")
-
-
-def _largest_power_below(n: int) -> int:
-    """The largest power of two below `n`, which is at least 2."""
-    return 1 << ((n - 1).bit_length() - 1)
 
 
 def _trailing_zeros(n: int) -> int:

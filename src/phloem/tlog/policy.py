@@ -135,7 +135,7 @@ class _Parser:
                 self.quorum = name
             case _:
                 raise FormatError(
-                    f"expected log, witness, group or one quorum, found {' '.join(words)!r:.80}"
+                    f"expected log, witness, group or one quorum, found a line of {len(words)} words"
                 )
 
     def _key(

@@ -20,7 +20,7 @@ from typing import Protocol
 from phloem.errors import FormatError, ProofError
 from phloem.tlog.checkpoint import Checkpoint
 from phloem.tlog.keys import Signer, VerifierKey
-from phloem.tlog.merkle import check_consistency
+from phloem.tlog.merkle import EMPTY_ROOT, check_consistency
 from phloem.tlog.note import LARGEST_NOTE, Note, Signature
 from phloem.tlog.text import from_decimal, hash_from_base64, to_base64
 
@@ -120,9 +120,9 @@ def add_checkpoint(
     size, root = before or (0, None)
     if request.old != size:
         return _size(size)
-    if root is not None and size == checkpoint.size and root != checkpoint.root:
-        return _size(size)
     try:
+        if checkpoint.size == 0 and checkpoint.root != EMPTY_ROOT:
+            raise ProofError("a tree of no entries has another root")
         if root is None:
             if request.proof:
                 raise ProofError("from no entries there is nothing to prove")

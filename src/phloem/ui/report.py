@@ -12,6 +12,7 @@ from phloem.job.record import RoundRecord, read_summary
 from phloem.recipe import Recipe
 from phloem.ui.charts import error_chart, metric_charts, rate_chart, site_chart
 from phloem.ui.figures import unbroken
+from phloem.ui.ledger import ledger_section
 from phloem.ui.markup import Markup, element
 from phloem.ui.outcome import LABELS, headline
 from phloem.ui.sections import comparison, facts, meaning, provenance, refusals, reproduction, site_table
@@ -85,6 +86,7 @@ def _sections(
         refusals(records),
         element("h2", "What these numbers are"),
         meaning(recipe, summary),
+        ledger_section(summary),
         element("h2", "Make it again"),
         reproduction(recipe, summary),
         provenance(summary),

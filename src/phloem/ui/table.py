@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from phloem.ui.ledger import ledger_line
 from phloem.ui.outcome import Outcome, cells, headline, measured_text, outcomes
 
 
@@ -39,6 +40,9 @@ def print_outcome(console: Console, summary: Mapping[str, Any], path: Path) -> N
                 style="dim",
             )
         )
+    ledger = ledger_line(summary, path)
+    if ledger is not None:
+        console.print(Text(ledger), soft_wrap=True)
     console.print(Text(f"report: {path / 'report.html'}"), soft_wrap=True)
 
 

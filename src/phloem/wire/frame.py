@@ -165,6 +165,17 @@ def unpack(frame: bytes, layout: Layout | None = None, *, max_parameters: int | 
     return Frame(codec, layout, frame[start:-CHECKSUM_BYTES], bool(frame[1] & KEY_FRAME))
 
 
+def codec_name(frame: bytes) -> str:
+    """The name of the codec that a frame says it is of; nothing else of it is checked.
+
+    Raises:
+        FormatError: there is no such codec, or no frame.
+    """
+    if len(frame) < 2:
+        raise FormatError(f"expected a frame, found only {len(frame)} bytes")
+    return codec_for_code(frame[1] & CODEC_CODE).name
+
+
 def stands_alone(frame: bytes) -> bool:
     """Whether these bytes begin like a frame that says itself which tensors it has."""
     return len(frame) >= 2 and frame[0] & 0xF0 == MAGIC and bool(frame[1] & STAND_ALONE)

@@ -191,7 +191,9 @@ def test_garbage_is_refused_by_name_and_a_site_that_was_away_for_five_rounds_cat
 
 def test_the_commands_for_separate_machines_train_over_tls_and_leave_a_stranger_out(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.json"
-    (tmp_path / "recipe.toml").write_text(_toml(table(count=2, rounds=2)), "utf-8")
+    (tmp_path / "recipe.toml").write_text(
+        _toml(table(count=2, rounds=2, ledger={"receipts": "strict"})), "utf-8"
+    )
     clinic, port = tmp_path / "clinic", free_port()
     env = {**os.environ, "COLUMNS": "100"}
     phl = [sys.executable, "-m", "phloem.cli.main", "flower"]
@@ -232,6 +234,10 @@ def test_the_commands_for_separate_machines_train_over_tls_and_leave_a_stranger_
     assert "north is connected" in logs["north"].read_text()
     assert "round 2: received" in logs["north"].read_text()
     assert pids_under(clinic, "flower-") == []
+    audit = [sys.executable, "-m", "phloem.cli.main", "ledger", "audit", clinic / "runs" / summary["name"]]
+    policy = clinic / "sites" / "north" / "policy.txt"  # the kit's, which the site judged by
+    assert subprocess.run([*audit, "--replay", "--policy", policy], env=env, check=False).returncode == 0
+    assert (clinic / "ledger" / "log.db").exists()
 
 
 def _toml(recipe: dict[str, Any]) -> str:

@@ -32,6 +32,9 @@ OPTION = "task-"
 SIMULATED_STATE = "simulated-state"
 """The key of a run's configuration that says where simulated nodes keep what they own."""
 
+POLICY = "phloem-policy"
+"""The key of a node's own configuration that names the policy by which it judges the log."""
+
 _NAME = "site"
 _log = logging.getLogger("flwr")  # where a node's other words go
 
@@ -92,6 +95,9 @@ def _answered(recipe: Recipe, site: str, payload: Payload, context: Context) -> 
     options = {key.removeprefix(OPTION): value for key, value in config.items() if key.startswith(OPTION)}
     host = Host(recipe, [site], options=options)
     runs = _root(context) / site
+    if recipe.ledger is not None:
+        policy = config.get(POLICY)
+        host.join_ledger(runs / "ledger", None if policy is None else Path(str(policy)))
     store = private_store(runs, payload.token.hex())
     try:
         saved = load_snapshot(store, _NAME)

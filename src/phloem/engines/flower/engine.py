@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -180,6 +181,9 @@ class FlowerEngine:
         return {names[place]: reply for place, reply in found.items()}
 
     # -- as any engine ---------------------------------------------------------------------------------------
+
+    def join_ledger(self, folder: Path) -> None:
+        """Nothing: nodes read the recipe, and keep their keys on their own disks."""
 
     def spill_to(self, store: Store) -> None:
         """Nothing: nodes keep what they own on their own disks."""

@@ -5,6 +5,7 @@
     DIR/pyproject.toml      what Flower reads
     DIR/README.md           what to type at which machine
     DIR/secrets/            the server's certificate and key; stays with the coordinator
+    DIR/ledger/             the log and its keys, where the recipe has [ledger]; stays there too
     DIR/sites/NAME/         a site's kit: the certificate to check the server by, its key, its configuration
 
 Flower bundles the text files of DIR and sends them to every node; secrets, kits and runs are left out.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import secrets
 import shutil
 import sysconfig
 import tomllib
@@ -29,7 +31,8 @@ from phloem.errors import ConfigError
 from phloem.recipe import Recipe
 
 APP = "phloem_app"
-SECRETS, SITES, RECIPE, KIT = "secrets", "sites", "recipe.toml", "site.toml"
+SECRETS, SITES, RECIPE, KIT, LEDGER = "secrets", "sites", "recipe.toml", "site.toml", "ledger"
+POLICY = "policy.txt"
 
 _APP = '''"""The recipe beside this file, as a Flower app. Nothing here needs to be changed; the recipe does."""
 
@@ -63,6 +66,7 @@ clientapp = "phloem_app:client"
 
 [tool.flwr.app.config]
 run = ""               # the run's directory; by default runs/ and the recipe's name
+ledger = ""            # the ledger's folder; by default one in the run's directory
 nodes = ""             # a JSON file that says which node is which site; without it the nodes are asked, and believed
 report = ""            # a file for what the coordinator says and how it fails, as lines of JSON
 simulated-state = ""   # where the nodes of a simulation keep what they own
@@ -73,7 +77,7 @@ answer-seconds = 3600  # how long to wait for their answers in a round
 coordinator = "{address}"  # where the sites reach it
 """
 
-_IGNORE = "secrets/\nsites/\nruns/\nnodes.json\n"
+_IGNORE = "secrets/\nledger/\nsites/\nruns/\nnodes.json\n"
 
 _KIT = """# What the site '{site}' needs to take part. Keep node.key to yourself.
 
@@ -175,13 +179,31 @@ def write_secrets(folder: Path, hosts: Sequence[str]) -> Authority:
     return make_authority(folder / SECRETS, hosts)
 
 
-def write_kit(folder: Path, site: str, address: str, authority: Authority) -> Path:
-    """A site's kit: the coordinator's certificate, a key pair, and the configuration to edit."""
+def make_ledger(folder: Path, recipe: Recipe) -> bytes | None:
+    """The policy of the log that a recipe asks for, which is made in `folder`; None without one.
+
+    Raises:
+        ConfigError: there is a log already.
+    """
+    if recipe.ledger is None or recipe.ledger.folder:
+        return None
+    from phloem.ledger.folder import LedgerFolder
+
+    origin = f"phloem/{recipe.name}-{secrets.token_hex(4)}"
+    return LedgerFolder.create(folder / LEDGER, origin, recipe.ledger).policy.pack()
+
+
+def write_kit(
+    folder: Path, site: str, address: str, authority: Authority, policy: bytes | None = None
+) -> Path:
+    """A site's kit: the coordinator's certificate, a key pair, the log's policy, and the configuration to edit."""
     kit = folder / SITES / site
     with in_words(kit):
         kit.mkdir(mode=0o700, parents=True, exist_ok=True)
         make_node_key(kit, "node")
         shutil.copy(authority.ca_certificate, kit / "ca.crt")
+        if policy is not None:
+            (kit / POLICY).write_bytes(policy)
         (kit / KIT).write_text(_KIT.format(site=site, address=address), "utf-8")
     return kit
 
@@ -214,6 +236,8 @@ def read_kit(folder: Path) -> Kit:
     config = {"site": table["name"], **{f"task-{key}": value for key, value in options.items()}}
     if "state" in table:
         config["phloem-state"] = str(table["state"])
+    if (folder / POLICY).exists():
+        config["phloem-policy"] = str((folder / POLICY).absolute())
     return Kit(table["name"], table["coordinator"], folder / "ca.crt", folder / "node.key", config)
 
 
