@@ -33,7 +33,7 @@ def frames_of(run: Run) -> Any:
 
 
 @pytest.mark.parametrize("receipts", ["strict", "lagged 3", "lagged 8", "audit-only"])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_with_a_ledger_ends_with_the_same_bits_and_its_audit_is_valid(
     receipts: str, workers: int, tmp_path: Path
 ) -> None:
@@ -99,7 +99,7 @@ def test_nothing_of_frames_weights_or_metrics_is_in_the_log(tmp_path: Path) -> N
     assert b"examples" not in content
 
 
-@pytest.mark.parametrize("snapshot_every", [1, 3])
+@pytest.mark.parametrize("snapshot_every", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("label", ["one", pytest.param("two", marks=pytest.mark.slow)])
 def test_a_run_killed_again_and_again_keeps_one_whole_ledger(
     label: str, snapshot_every: int, tmp_path: Path

@@ -152,6 +152,7 @@ def nonsense(draw: Any, value: Any) -> Any:
     return choices[int(draw.integers(len(choices)))]
 
 
+@pytest.mark.slow
 def test_well_signed_nonsense_breaks_no_audit(untouched: History, small: Small) -> None:
     """Every field of every entry says something else, rightly signed: the audit ends, and is valid or not."""
     draw = generator(5, "nonsense")

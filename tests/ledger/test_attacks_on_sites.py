@@ -439,6 +439,7 @@ def test_another_trunk_that_the_coordinator_signs_and_does_not_log_is_refused(sm
 # -- damage --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False], ids=["the first notice", "a later one"])
 @pytest.mark.parametrize("bit", [0x01, 0x10, 0x80])
 def test_a_notice_of_which_any_byte_was_changed_is_refused_or_means_the_same(

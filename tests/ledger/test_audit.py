@@ -274,6 +274,7 @@ PLACES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("receipts", "witnesses"), [("strict", 2), ("lagged 4", 0), ("audit-only", 0)])
 @pytest.mark.parametrize("how", PLACES)
 def test_a_run_that_died_anywhere_and_was_resumed_a_day_later_is_valid_and_lost_nothing(
@@ -409,6 +410,7 @@ def drawn(seed: int, root: Path) -> Small:
     return small
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_happens_to_honest_parties_the_audit_is_valid(seed: int, tmp_path: Path) -> None:
     valid(drawn(seed, tmp_path).audit())

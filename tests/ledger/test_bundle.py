@@ -119,6 +119,7 @@ def test_with_any_byte_changed_it_is_refused_or_does_not_hold() -> None:
         refused(bytes(changed))
 
 
+@pytest.mark.slow
 def test_with_any_byte_of_a_file_changed_it_does_not_hold() -> None:
     """As if it had been packed again, so that nothing about the zip is wrong."""
     whole = bundle()

@@ -255,3 +255,20 @@ def test_the_log_can_be_read_while_it_is_written(log: Log) -> None:
         log.append([b"two"])
         assert reader.size == 2
     assert os.path.exists(log.path)
+
+
+def test_a_log_that_cannot_be_written_to_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Log.create(tmp_path / "log.db", "example.org/log") as log:
+        log.append([b"one", b"two"])
+        root = tree_hash(2, log.read)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with Log(tmp_path / "log.db") as log:
+        assert log.entries(0, 2) == [b"one", b"two"]
+        assert tree_hash(2, log.read) == root
+        with pytest.raises(StoreError, match="readonly"):
+            log.append([b"three"])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    (tmp_path / "log.db-wal").write_bytes(b"what was not in the one file yet")
+    with pytest.raises(StoreError, match="copied while somebody wrote"):
+        Log(tmp_path / "log.db")

@@ -476,6 +476,7 @@ def test_a_receipt_is_for_the_trunk_of_this_order(run: Exchange) -> None:
             admitted(run, 1, replace(found, covered=covered).pack())
 
 
+@pytest.mark.slow
 def test_every_bit_of_a_notice_is_refused_or_changes_nothing_that_counts(run: Exchange) -> None:
     run.round(0)
     notice = run.opened(1)["ant"]

@@ -289,6 +289,7 @@ ODD: dict[str, tuple[Callable[[bytes], bytes | Iterator[bytes] | None], str]] = 
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_witness_costs_its_own_cosignature_and_no_more_than_the_timeout(
     log: Log, three: Three, name: str, monkeypatch: pytest.MonkeyPatch

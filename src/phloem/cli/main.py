@@ -191,6 +191,9 @@ def _run(arguments: list[str]) -> int:
     try:
         code = app(arguments or ["--help"], prog_name="phloem", standalone_mode=False)
     except _CallError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command
+            print(getattr(error, "message", ""), file=sys.stderr)
+            return wrong_call
         command = getattr(getattr(error, "ctx", None), "command_path", "phloem")
         words = getattr(error, "format_message", error.__str__)()
         if hasattr(error, "command_name"):  # to an unknown command typer and click both add "Did you mean"

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from phloem.errors import ConfigError, NotFoundError, StateError, StoreError
+from phloem.ledger.database import connect, transaction
 from phloem.store.files import sync
 from phloem.tlog.checkpoint import Checkpoint
 from phloem.tlog.keys import Signer
@@ -37,7 +38,6 @@ CREATE TABLE entry (idx INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
 CREATE TABLE node (id INTEGER PRIMARY KEY, hash BLOB NOT NULL);
 CREATE TABLE checkpoint (size INTEGER PRIMARY KEY, note BLOB NOT NULL);
 """
-_WAIT_SECONDS = 30.0  # for another process's write
 _MOST_HASHES = 1 << 16  # in memory
 _MOST_ASKED = 128  # in one question
 
@@ -55,8 +55,8 @@ class Log:
             raise NotFoundError(f"there is no log at {path}")
         self.path = path
         with _in_words(path):
-            self._database = _connect(path)
-            self._reader = _connect(path)  # sees what is committed, and nothing else
+            self._database = connect(path)
+            self._reader = connect(path)  # sees what is committed, and nothing else
             rows = dict(self._reader.execute("SELECT key, value FROM meta").fetchall())
         if rows.get("version") != VERSION:
             self.close()
@@ -82,8 +82,8 @@ class Log:
             beside = path.with_name(f".{path.name}.new")
             for suffix in ("", "-wal", "-shm"):  # what a crash left
                 beside.with_name(beside.name + suffix).unlink(missing_ok=True)
-            database = _connect(beside)
-            with _transaction(database):
+            database = connect(beside)
+            with transaction(database):
                 for statement in _TABLES.split(";"):
                     database.execute(statement)
                 database.executemany(
@@ -130,7 +130,7 @@ class Log:
 
     def _write(self, group: Sequence[tuple[Sequence[bytes], Future[range]]]) -> None:
         try:
-            with _in_words(self.path), _transaction(self._database):
+            with _in_words(self.path), transaction(self._database):
                 size = self._size()
                 new: dict[Node, bytes] = {}  # not in the file yet
 
@@ -159,7 +159,7 @@ class Log:
 
     def sign(self, signers: Sequence[Signer], time: Callable[[], int] | None = None) -> bytes:
         """The signed checkpoint of now, which is kept before anybody sees it."""
-        with self._lock, _in_words(self.path), _transaction(self._database):
+        with self._lock, _in_words(self.path), transaction(self._database):
             size = self._size()
             newest = self._newest()
             if newest is not None and newest[0] == size:
@@ -177,7 +177,7 @@ class Log:
         """
         new = Note.unpack(note)
         size = Checkpoint.unpack(new.text).size
-        with self._lock, _in_words(self.path), _transaction(self._database):
+        with self._lock, _in_words(self.path), transaction(self._database):
             row = self._database.execute("SELECT note FROM checkpoint WHERE size = ?", (size,)).fetchone()
             if row is None:
                 raise StateError(f"the log at {self.path} has signed no checkpoint of {size} entries")
@@ -290,25 +290,6 @@ def _id(node: Node) -> int:
         (number + 1) << level
     ) - 1  # the entry that completes it, before whose leaf there are so many nodes:
     return 2 * last - last.bit_count() + level
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = FULL")
-    return database
-
-
-@contextlib.contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        database.execute("COMMIT")
-    except BaseException:
-        if database.in_transaction:  # a full disk may have ended it already
-            database.execute("ROLLBACK")
-        raise
 
 
 @contextlib.contextmanager

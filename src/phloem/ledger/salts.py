@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phloem.errors import StoreError
+from phloem.ledger.database import connect, is_writable
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,12 @@ class Salts:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._in_words():
+            if not is_writable(path):
+                self._database = connect(path)
+                return
             path.touch(0o600)
-            self._database = sqlite3.connect(path, timeout=30.0, isolation_level=None)
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
-                self._database.execute(f"PRAGMA {pragma}")
+            self._database = connect(path)
+            self._database.execute("PRAGMA secure_delete = ON")
             self._database.execute(
                 "CREATE TABLE IF NOT EXISTS salt"
                 " (commitment TEXT PRIMARY KEY, salt BLOB NOT NULL, content TEXT NOT NULL) WITHOUT ROWID"

@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Self
 
 from phloem.errors import ConfigError, FormatError, NotFoundError, StateError, StoreError
+from phloem.ledger.database import connect, transaction
 from phloem.ledger.keys import read_key, write_key
 from phloem.tlog.checkpoint import Checkpoint
 from phloem.tlog.keys import COSIGNATURE, Signer, VerifierKey
@@ -45,7 +46,6 @@ CREATE TABLE misbehaviour (
     id INTEGER PRIMARY KEY, origin TEXT NOT NULL, proof INTEGER NOT NULL, kept BLOB NOT NULL, shown BLOB NOT NULL,
     time INTEGER NOT NULL, digest BLOB NOT NULL UNIQUE);
 """
-_WAIT_SECONDS = 5.0  # for another process's write; whoever asks does not wait much longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class WitnessDatabase:
         self.path = path
         self._lock = threading.Lock()
         with _in_words():
-            self._database = _connect(path)
+            self._database = connect(path)
         try:
             with _in_words():
                 rows = dict(self._database.execute("SELECT key, value FROM meta").fetchall())
@@ -112,8 +112,8 @@ class WitnessDatabase:
         if path.exists():
             raise ConfigError(f"{path} exists already")
         with _in_words():
-            database = _connect(path)
-            with _transaction(database):
+            database = connect(path)
+            with transaction(database):
                 for statement in _TABLES.split(";"):
                     database.execute(statement)
                 rows = [("version", VERSION), ("key", str(key))]
@@ -155,7 +155,7 @@ class WitnessDatabase:
 
     def advance(self, before: tuple[int, bytes] | None, after: Cosigned) -> bool:
         """Puts `after` in the place of `before`, durably; false, and nothing done, where another stands there now."""
-        with self._lock, _in_words(), _transaction(self._database):
+        with self._lock, _in_words(), transaction(self._database):
             found = self._newest(after.origin)
             if (None if found is None else (found.size, found.root)) != before:
                 return False
@@ -166,7 +166,7 @@ class WitnessDatabase:
     def accuse(self, found: Misbehaviour) -> None:
         """Keeps it, durably, unless the same is there or `MOST_KEPT` of its kind are."""
         digest = sha256(b"\0".join((Note.unpack(found.kept).text, Note.unpack(found.shown).text))).digest()
-        with self._lock, _in_words(), _transaction(self._database):
+        with self._lock, _in_words(), transaction(self._database):
             (count,) = self._database.execute(
                 "SELECT count(*) FROM misbehaviour WHERE origin = ? AND proof = ?",
                 (found.origin, found.proof),
@@ -333,29 +333,6 @@ def open_witness(directory: Path, logs: Iterable[VerifierKey]) -> Witness:
         return Witness(database, signer, logs)
     except BaseException:
         database.close()
-        raise
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
-    try:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")  # a commit is on the disk
-    except BaseException:
-        database.close()
-        raise
-    return database
-
-
-@contextlib.contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        database.execute("COMMIT")
-    except BaseException:
-        if database.in_transaction:  # a full disk may have ended it already
-            database.execute("ROLLBACK")
         raise
 
 

@@ -153,6 +153,7 @@ def test_size_and_root_cannot_be_exchanged() -> None:
 # -- damaged bytes -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_altered_byte_is_refused_or_is_in_the_hash_of_the_transaction() -> None:
     data, trust = (GOLDEN / "evm.json").read_bytes(), Trust(block_hash=GOLDEN_HASH)
     good = anchored(data, trust)
