@@ -39,6 +39,8 @@ def table() -> str:
     digits, lm = result("digits"), result("code_lm_headline")
     hospitals, banks = result("hospitals"), result("banks")
     flower = result("flower-plain")["peer ÷ phloem"]["plain"]
+    log, audit = result("ledger")["per second"], result("ledger-audit")
+    costs = result("ledger-hospitals")["updates of 2 MB"]["strict"]
     target, final = digits["to_target"], digits["final"]
     lm_rounds = lm["rounds"]
     rows = [
@@ -70,6 +72,22 @@ def table() -> str:
             "the same, seconds a round (ten sites on two cores)",
             f"**{flower['seconds']['median']:.0f}×** ({flower['seconds']['min']:.0f} to "
             f"{flower['seconds']['max']:.0f}) less",
+        ),
+        (
+            "ledger, durable appends · inclusion proofs · receipts checked, a second",
+            " · ".join(
+                f"{log[key]['median']:,.0f}"
+                for key in ("appends one by one", "inclusion proofs", "receipts checked")
+            ),
+        ),
+        (
+            f"ledger, an audit of {audit['entries']:,} entries on one core",
+            f"{audit['seconds']['median']:.0f} s",
+        ),
+        (
+            "ledger with updates of 2 MB at eight sites, every round receipted: of the bytes · of a round's time",
+            f"{100 * costs['more bytes a round, share']['median']:.2f} % · "
+            f"{100 * costs['share, sites at the same time']['median']:.1f} %",
         ),
     ]
     lines = ["| figure | measured |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]

@@ -87,7 +87,7 @@ def test_the_golden_bundle_is_these_files_to_any_zip_reader() -> None:
     st.builds(
         Bundle,
         st.binary(max_size=40),
-        *[st.dictionaries(st.integers(0, 10**16 - 1), st.binary(max_size=40), max_size=3)] * 5,
+        *[st.dictionaries(st.integers(0, 10**16 - 1), st.binary(max_size=40), max_size=3)] * 6,
         st.dictionaries(
             st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True), st.binary(max_size=40), max_size=3
         ),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from phloem.cli.options import as_called
 from phloem.cli.places import log_of, place_of, read_bytes
-from phloem.errors import ConfigError, NotFoundError, StoreError
+from phloem.errors import ConfigError, NotFoundError, ProofError, StoreError
 from phloem.job.ledger import Payloads
 from phloem.ledger.anchors import proof as anchors
 from phloem.ledger.anchors.base import Trust
@@ -25,7 +25,9 @@ from phloem.ledger.members import Members
 from phloem.store.files import write_durably
 from phloem.tlog.checkpoint import Checkpoint
 from phloem.tlog.keys import VerifierKey
+from phloem.tlog.merkle import prove_consistency
 from phloem.tlog.note import Note
+from phloem.tlog.text import to_base64
 
 _PAGE = 2000
 
@@ -150,8 +152,14 @@ def receipt_of(where: str, index: int) -> bytes:
         return log_of(place, where)[0].receipt(index).pack()
 
 
-def bundle_of(where: str, indices: Sequence[int], *, payload: bool) -> bytes:
-    """A bundle with these entries, and those that say whose keys signed them."""
+def bundle_of(
+    where: str, indices: Sequence[int], *, payload: bool, anchor_files: Sequence[Path] = ()
+) -> bytes:
+    """A bundle with these entries, and those that say whose keys signed them.
+
+    Raises:
+        ProofError: an anchor is of no checkpoint that the log signed.
+    """
     with place_of(where) as place:
         log, folder = log_of(place, where)
         if any(index >= log.size or index < 0 for index in indices):
@@ -164,7 +172,25 @@ def bundle_of(where: str, indices: Sequence[int], *, payload: bool) -> bytes:
             if place.run is None:
                 raise ConfigError("payloads are a run's", hint="name the run's directory")
             _add_payloads(bundle, indices, Payloads(folder, place.run[0]))
+        for path in anchor_files:
+            _add_anchor(bundle, log, path)
         return bundle.pack()
+
+
+def _add_anchor(bundle: Bundle, log: Log, path: Path) -> None:
+    """Adds an anchor with the checkpoint that it is of, and the way from there to the receipts'."""
+    data = read_bytes(path)
+    found, newest = anchors.claimed(data), log.receipt(0).note
+    notes = {Checkpoint.unpack(Note.unpack(note).text).size: note for note in log.checkpoints()}
+    checkpoint = Checkpoint.unpack(Note.unpack(notes.get(found.size, newest)).text)
+    if (checkpoint.size, checkpoint.root) != (found.size, found.root):
+        raise ProofError(f"{path} is of a tree of {found.size} entries that this log never signed")
+    size = Checkpoint.unpack(Note.unpack(newest).text).size
+    bundle.anchors[path.name] = data
+    if found.size < size:
+        proof = prove_consistency(found.size, size, log.read)
+        bundle.checkpoints[found.size] = notes[found.size]
+        bundle.consistency[found.size] = "".join(f"{to_base64(one)}\n" for one in proof).encode()
 
 
 def _add_payloads(bundle: Bundle, indices: Sequence[int], payloads: Payloads) -> None:
@@ -219,7 +245,6 @@ def open_payload(where: str, index: int) -> bytes:
     Raises:
         NotFoundError: payload or salt is not here. ProofError: it is another one.
     """
-    from phloem.errors import ProofError
     from phloem.ledger.commitments import FRAME, commitment
 
     with place_of(where) as place:

@@ -194,17 +194,22 @@ def prove_command(
     ],
     out: OutOption = None,
     payload: Annotated[bool, typer.Option("--payload", help="Show what was sent, too.")] = False,
+    anchor: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="An anchor's proof to go along; repeatable.")
+    ] = None,
     debug: DebugOption = False,
 ) -> None:
     """Prove that the log has an entry."""
     from phloem.cli.entries import bundle_of, receipt_of
 
     if out is not None and out.suffix == ".flproof":
-        _out(bundle_of(where, indices, payload=payload), out)
-    elif len(indices) == 1 and not payload:
+        _out(bundle_of(where, indices, payload=payload, anchor_files=anchor or ()), out)
+    elif len(indices) == 1 and not payload and not anchor:
         _out(receipt_of(where, indices[0]), out)
     else:
-        raise ConfigError("several entries, or payloads, go into a bundle", hint="name it -o FILE.flproof")
+        raise ConfigError(
+            "several entries, payloads and anchors go into a bundle", hint="name it -o FILE.flproof"
+        )
 
 
 @group.command("show", help=_SHOW_HELP)

@@ -149,7 +149,7 @@ class Book:
         }
         forms = {one.form: one for one in carried.values()}
         sent = {
-            form: Sent(number, base, one.frame, one.codec, self.raw_bytes, form)
+            form: Sent(number, base, one.frame, one.codec, self.raw_bytes, form, sha256=one.sha256)
             for form, one in sorted(forms.items())
         }
         salts = {form: new_salt() for form in sent}

@@ -5,7 +5,8 @@ A zip file, nothing compressed, every date the same:
 policy.txt                  whom the log's own people trust; the verifier's own policy is the one that counts
 entries/INDEX.json          the entries, and those that say whose keys signed them
 receipts/INDEX.tlog-proof   that the log has each of them
-checkpoints/SIZE.txt        other checkpoints
+checkpoints/SIZE.txt        other checkpoints, such as those that were anchored
+consistency/SIZE.txt        that the log grew from such a one to the newest: a hash in base64 a line
 anchors/NAME                where checkpoints were written down elsewhere
 payload/INDEX salt/INDEX    what an entry's commitment opens to, for those that are to be shown
 README.txt                  how to verify it, with other tools too
@@ -18,15 +19,17 @@ import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
-from phloem.errors import FormatError, PhloemError, ProofError
+from phloem.errors import ConfigError, FormatError, PhloemError, ProofError
 from phloem.ledger.commitments import FRAME, SALT_BYTES, commitment
 from phloem.ledger.entry import Entry
 from phloem.ledger.findings import NOTE, Findings
 from phloem.ledger.members import Members
-from phloem.tlog.merkle import leaf_hash
+from phloem.tlog.merkle import check_consistency, leaf_hash
 from phloem.tlog.policy import Policy
 from phloem.tlog.proof import Receipt
+from phloem.tlog.text import hash_from_base64
 
 LARGEST_BUNDLE = 1 << 30
 _MOST_FILES = 100_000
@@ -34,7 +37,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 _INDEX = r"(?:0|[1-9][0-9]{0,15})"
 _NAMES = re.compile(
     rf"policy\.txt|README\.txt|entries/{_INDEX}\.json|receipts/{_INDEX}\.tlog-proof|checkpoints/{_INDEX}\.txt"
-    rf"|payload/{_INDEX}|salt/{_INDEX}|anchors/[A-Za-z0-9][A-Za-z0-9._-]{{0,99}}"
+    rf"|consistency/{_INDEX}\.txt|payload/{_INDEX}|salt/{_INDEX}|anchors/[A-Za-z0-9][A-Za-z0-9._-]{{0,99}}"
 )
 _NO_QUORUM = re.compile("the checkpoint of [0-9]+ entries lacks the quorum ")
 _README = """A proof about the exchanges of a training run. To verify it:
@@ -58,6 +61,7 @@ class Bundle:
     entries: dict[int, bytes] = field(default_factory=dict)
     receipts: dict[int, bytes] = field(default_factory=dict)
     checkpoints: dict[int, bytes] = field(default_factory=dict)
+    consistency: dict[int, bytes] = field(default_factory=dict)
     payloads: dict[int, bytes] = field(default_factory=dict)
     salts: dict[int, bytes] = field(default_factory=dict)
     anchors: dict[str, bytes] = field(default_factory=dict)
@@ -81,6 +85,7 @@ class Bundle:
             ("entries", ".json", self.entries),
             ("receipts", ".tlog-proof", self.receipts),
             ("checkpoints", ".txt", self.checkpoints),
+            ("consistency", ".txt", self.consistency),
             ("payload", "", self.payloads),
             ("salt", "", self.salts),
         ]
@@ -174,7 +179,9 @@ def verify_bundle(bundle: Bundle, policy: Policy, pinned: Mapping[str, str]) -> 
         shown.append(Shown(index, entry, _opens(index, entry, bundle, findings)))
     shown = [one for one in shown if _is_known(one, keys[one.index], pinned, findings)]
     _check_others(bundle, policy, roots, findings)
-    if len(roots) > 1:
+    linked = _linked(bundle, roots, findings)
+    _check_anchors(bundle, {size: roots[size] for size in linked}, findings)
+    if len(linked) < len(roots):
         words = (
             f"the receipts are of {len(roots)} checkpoints; that one grew from the other is not shown here"
         )
@@ -213,6 +220,50 @@ def _check_others(bundle: Bundle, policy: Policy, roots: dict[int, bytes], findi
             findings.add("unsigned-checkpoint", words)
         elif roots.setdefault(size, found.root) != found.root:
             findings.add("forked-history", f"the log signed two trees of {size} entries")
+
+
+def _linked(bundle: Bundle, roots: Mapping[int, bytes], findings: Findings) -> set[int]:
+    """The sizes of the newest checkpoint, and of those that it is shown to have grown from."""
+    newest = max(roots, default=0)
+    found = {newest} & roots.keys()
+    for size in sorted(bundle.consistency):
+        if size not in roots or size == newest:
+            words = f"there is a proof about a checkpoint of {size} entries, and not the checkpoint"
+            findings.add("missing-entry", words)
+            continue
+        try:
+            lines = bundle.consistency[size].decode("ascii", "replace").split("\n")
+            if lines.pop():
+                raise FormatError("a proof's last line has no end")
+            proof = [hash_from_base64(line, "a hash of a proof") for line in lines]
+            check_consistency(size, newest, roots[size], roots[newest], proof)
+        except PhloemError as error:
+            findings.add("forked-history", error.message)
+        else:
+            found.add(size)
+    return found
+
+
+def _check_anchors(bundle: Bundle, roots: Mapping[int, bytes], findings: Findings) -> None:
+    """Every anchor is of this history; whether it is to be believed, `phloem anchor verify` says."""
+    from phloem.ledger.anchors.proof import claimed
+
+    for name, data in sorted(bundle.anchors.items()):
+        try:
+            found = claimed(data)
+        except ConfigError as error:  # what reads it is not installed
+            findings.add(NOTE, f"the anchor {name} was not looked at: {error}")
+            continue
+        except PhloemError as error:
+            findings.add("rolled-back-anchor", f"{name}: {error.message}")
+            continue
+        if roots.get(found.size) != found.root:
+            words = f"{name} is of a tree of {found.size} entries that is not shown to be of this log"
+            findings.add("rolled-back-anchor", words)
+        else:
+            when = datetime.fromtimestamp(found.when_high, UTC).isoformat(timespec="seconds")
+            words = f"{found.size} entries existed by {when}, if you believe it (phloem anchor verify)"
+            findings.add(NOTE, f"{name} ({found.kind}): {words}")
 
 
 def _judge(index: int, entry: Entry, members: dict[str, Members], findings: Findings) -> list[str]:

@@ -84,11 +84,12 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """What an order carries: the form of its frame, the frame, and its codec's name."""
+    """What an order carries: the form of its frame, the frame, its codec's name, and its digest where it is known."""
 
     form: str
     frame: bytes = b""
     codec: str = "none"
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)

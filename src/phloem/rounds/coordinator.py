@@ -97,6 +97,7 @@ class Coordinator:
         self.prefixes = [self.chain[:PREFIX_BYTES]]  # of every round's chain id
         self.bitmaps: list[bytes] = []  # who was merged in every round
         self.recent: list[bytes] = []  # the newest delta frames, as many as are cheaper than a key-frame
+        self._newest = ""  # the digest of the newest of them, where it is known
         self._updates: dict[str, Received] = {}
         self._refused: dict[str, str] = {}
         self._asked: set[str] = set()
@@ -146,7 +147,7 @@ class Coordinator:
         """What the ledger says with each of these orders."""
         default = self.plan.up_in(self.round).pack()
         codecs = {s: codec_words(order.choice or default) for s, order in orders.items() if order.train}
-        carried = {site: carried_by(order) for site, order in orders.items()}
+        carried = {site: carried_by(order, self._newest) for site, order in orders.items()}
         return book.opened(self.round, Base(self.chain.hex(), self.digest), codecs, carried)
 
     def _order(self, site: str, *, train: bool) -> Order:
@@ -302,12 +303,11 @@ class Coordinator:
         if residual.owed is not None:
             residual = replace(residual, owed=after.carry(residual.owed, kept))
         accepted = self.plan.bitmap({update.site for update in folded})
-        chain = next_chain(self.chain, accepted, frame)
+        name = canonical.digest(frame)
+        chain = next_chain(self.chain, accepted, frame, bytes.fromhex(name))
         digest = state_digest(state) if self.plan.compares_state_in(self.round + 1) else None
         names = tuple(update.site for update in folded)
-        self.emit(
-            events.TrunkMoved(self.round, names, canonical.digest(frame), len(frame), chain.hex(), digest)
-        )
+        self.emit(events.TrunkMoved(self.round, names, name, len(frame), chain.hex(), digest))
         if self.book is not None:
             merged = [Merged(update.site, update.examples) for update in folded]
             rule = canonical.digest(canonical.dumps(self.plan.merge))
@@ -322,6 +322,7 @@ class Coordinator:
         self.prefixes.append(chain[:PREFIX_BYTES])
         self.bitmaps.append(accepted)
         self.recent.append(frame)
+        self._newest = name
         self._trim()
         self._updates, self._refused, self._asked, self._key_frame = {}, {}, set(), None
         self._attachments = {}

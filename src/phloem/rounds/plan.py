@@ -217,7 +217,8 @@ def limits_for(layout: Layout) -> dict[str, int]:
     }
 
 
-def next_chain(chain: bytes, accepted: bytes, frame: bytes) -> bytes:
-    """The chain id after a merge: SHA-256 over the one before, who was merged, and the frame's digest."""
-    link = len(accepted).to_bytes(4, "little") + accepted + hashlib.sha256(frame).digest()
+def next_chain(chain: bytes, accepted: bytes, frame: bytes, digest: bytes | None = None) -> bytes:
+    """The chain id after a merge: SHA-256 over the one before, who was merged, and the frame's digest, if known."""
+    digest = digest or hashlib.sha256(frame).digest()
+    link = len(accepted).to_bytes(4, "little") + accepted + digest
     return hashlib.sha256(chain + link).digest()

@@ -88,6 +88,7 @@ class Site:
         self.layout, self.index = layout, plan.index(name)
         self.party: Party | None = None
         self._distrusts = False
+        self._arrived = ""  # the digest of the last frame that the order of now brought
 
     @classmethod
     def without_state(cls, name: str, plan: Plan, layout: Layout, emit: events.Emit = events.ignore) -> Site:
@@ -115,6 +116,7 @@ class Site:
             ProofError: the ledger does not vouch for the trunk; nothing changed.
         """
         order = Order.unpack(message)
+        self._arrived = ""
         at = self._by_key_frame(order) if order.key_chain is not None else self._by_deltas(order, reuse)
         if at.round != order.round or at.chain[:PREFIX_BYTES] != order.chain:
             raise StateError(
@@ -184,8 +186,11 @@ class Site:
 
     def _sent(self, order: Order, base: Base) -> Sent:
         """What an order carries, as the ledger has it."""
-        brings = carried_by(order)
-        return Sent(order.round, base, brings.frame, brings.codec, 4 * self.layout.size, brings.form)
+        brings = carried_by(order, self._arrived)
+        raw_bytes = 4 * self.layout.size
+        return Sent(
+            order.round, base, brings.frame, brings.codec, raw_bytes, brings.form, sha256=brings.sha256
+        )
 
     def _was_merged(self, order: Order) -> bool:
         """Whether an order says that this site's update of the round before was merged."""
@@ -277,7 +282,8 @@ class Site:
                 state = at.state if reuse else {name: array.copy() for name, array in at.state.items()}
                 frame.add_to(self.layout.arrays(state))
             state, after = pruned(plan.prune, state, self.layout, number, plan.seed, kept)
-            chain = next_chain(at.chain, item.accepted, item.frame)
+            self._arrived = canonical.digest(item.frame)
+            chain = next_chain(at.chain, item.accepted, item.frame, bytes.fromhex(self._arrived))
             residual = self._settled(at.residual, item.accepted, kept, after, reuse=reuse)
             at = Position(number, chain, state, residual)
         return at
