@@ -162,12 +162,13 @@ def test_without_its_witnesses_a_run_ends_before_a_site_would_train_on_what_nobo
         phloem.build(table(rounds=4, ledger=with_absent_witness(receipts)), out=tmp_path / "run")
 
 
-def test_under_audit_only_a_run_goes_on_without_its_witnesses_and_the_audit_cannot_decide(
-    tmp_path: Path,
+def test_under_audit_only_a_run_goes_on_without_its_witnesses_and_says_so_and_the_audit_cannot_decide(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = phloem.build(table(rounds=3, ledger=with_absent_witness("audit-only")), out=tmp_path / "run")
     found = audited(run.path)
     assert (str(found.verdict), names(found)) == ("cannot decide", {"no-quorum"})
+    assert "the run goes on under the rule 'audit-only'" in caplog.text
 
 
 # -- recipes -------------------------------------------------------------------------------------------------------

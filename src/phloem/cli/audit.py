@@ -11,15 +11,13 @@ from pathlib import Path
 
 from phloem import __version__
 from phloem.cli.entries import write_out
-from phloem.cli.places import members_from, place_of, policy_from, read_bytes
+from phloem.cli.places import members_from, note_in, place_of, policy_from, read_bytes
 from phloem.cli.verify import CODES, Answer, finding_lines
 from phloem.errors import ConfigError, PhloemError
 from phloem.job.ledger import Payloads
 from phloem.ledger.audit import Audit, Auditor
 from phloem.ledger.findings import NOTE
 from phloem.tlog.policy import Policy
-from phloem.tlog.proof import FIRST_LINE as RECEIPT
-from phloem.tlog.proof import Receipt
 
 _SHOW_EVERY_SECONDS = 1.0
 
@@ -42,7 +40,7 @@ def run_audit(call: AuditCall) -> Answer:
     """The audit: its code, lines for people, JSON for programs."""
     with place_of(call.where) as place:
         policy, own = policy_from(call.policy, place)
-        notes = [*place.notes, *(_note_in(read_bytes(path)) for path in call.seen)]
+        notes = [*place.notes, *(note_in(read_bytes(path)) for path in call.seen)]
         payloads, merges = None, None
         if place.run is not None and place.folder is not None:
             from phloem.job.directory import RunDirectory  # loads NumPy
@@ -130,10 +128,6 @@ def _check_anchor(auditor: Auditor, path: Path) -> None:
     else:
         words = f"{what}: {found.size} entries existed by then, if you believe it (phloem anchor verify)"
         findings.add(NOTE, words)
-
-
-def _note_in(data: bytes) -> bytes:
-    return Receipt.unpack(data).note if data.startswith(RECEIPT.encode()) else data
 
 
 def _progress(what: str) -> Callable[[int, int], None]:

@@ -14,6 +14,7 @@ from phloem.ledger.folder import LOG, LedgerFolder, read_policy
 from phloem.ledger.log import Log
 from phloem.tlog.keys import VerifierKey
 from phloem.tlog.policy import Policy
+from phloem.tlog.proof import FIRST_LINE, Receipt
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,11 @@ def members_from(rows: list[str] | None) -> dict[str, str]:
             raise ConfigError(f"--member {name:.80}: the key is the one of '{owner:.80}'")
         found[name] = key
     return found
+
+
+def note_in(data: bytes) -> bytes:
+    """The checkpoint in a file, which may be a receipt."""
+    return Receipt.unpack(data).note if data.startswith(FIRST_LINE.encode()) else data
 
 
 def read_bytes(path: Path) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from phloem.cli.places import Place, members_from, place_of, policy_from, read_bytes
+from phloem.cli.places import Place, members_from, note_in, place_of, policy_from, read_bytes
 from phloem.errors import ConfigError, FormatError, NotFoundError, ProofError
 from phloem.ledger.bundle import Bundle, Shown, verify_bundle
 from phloem.ledger.entry import Entry
@@ -155,16 +155,11 @@ def _receipt(data: bytes, entry: Path | None, policy: Policy) -> list[Shown]:
     return [Shown(receipt.index, Entry.unpack(content), False)]
 
 
-def _note_in(data: bytes) -> bytes:
-    """The checkpoint in a file, which may be a receipt."""
-    return Receipt.unpack(data).note if data.startswith(RECEIPT.encode()) else data
-
-
 def check_consistent(old: Path, where: str, policy: Path | None, *, as_json: bool) -> Answer:
     """Whether a log has only grown since a checkpoint that somebody kept."""
     with place_of(where) as place:
         judge, own = policy_from(policy, place)
-        kept_note = _note_in(read_bytes(old))
+        kept_note = note_in(read_bytes(old))
         kept = judge.check(kept_note)
         newest = judge.check(_newest(place))
         if kept.origin != newest.origin:
@@ -228,7 +223,7 @@ def _same_tree(one: bytes, other: bytes) -> bool:
 
 def _side(name: str, stack: contextlib.ExitStack) -> tuple[bytes, Place | None]:
     if Path(name).is_file():
-        return _note_in(read_bytes(Path(name))), None
+        return note_in(read_bytes(Path(name))), None
     place = stack.enter_context(place_of(name))
     return _newest(place), place
 

@@ -6,6 +6,7 @@ RUN/ledger/run.json     the run's name in the log, and where the log is
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +52,8 @@ def open_book(directory: RunDirectory, recipe: Recipe, plan: Plan, parameters: i
     folder = LedgerFolder(root)
     if not recipe.ledger.folder and not folder.exists:
         folder = LedgerFolder.create(root, f"phloem/{run}", recipe.ledger)
-    return Book(folder, recipe.ledger, run, plan.digest, 4 * parameters, software())
+    say = logging.getLogger("phloem").warning
+    return Book(folder, recipe.ledger, run, plan.digest, 4 * parameters, software(), say=say)
 
 
 def ledger_of(root: Path) -> tuple[LedgerFolder, str]:
@@ -84,9 +86,10 @@ class Payloads:
     """What opens the commitments of a run: its salts, and its frames."""
 
     def __init__(self, folder: LedgerFolder, root: Path) -> None:
+        from phloem.ledger.folder import SALTS
         from phloem.ledger.salts import Salts
 
-        self.salts = Salts(folder.root / "salts.db")
+        self.salts = Salts(folder.root / SALTS)
         self.store = Store(root)
 
     def __call__(self, commit: str) -> Opening:

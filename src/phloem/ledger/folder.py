@@ -18,6 +18,7 @@ from typing import IO
 
 from phloem.errors import ConfigError, NotFoundError, StateError, StoreError
 from phloem.ledger.keys import key_at, read_key
+from phloem.ledger.kinds import COORDINATOR
 from phloem.ledger.log import Log
 from phloem.ledger.settings import LedgerSettings
 from phloem.store.files import write_durably
@@ -25,7 +26,6 @@ from phloem.tlog.keys import Signer
 from phloem.tlog.policy import Policy
 
 LOG, POLICY, KEYS, SALTS = "log.db", "policy.txt", "keys", "salts.db"
-COORDINATOR = "coordinator"
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,13 @@ from phloem.job.directory import RunDirectory, reading
 from phloem.job.record import RoundRecord, read_summary
 from phloem.recipe import Recipe
 from phloem.ui.charts import error_chart, metric_charts, rate_chart, site_chart
+from phloem.ui.document import document
 from phloem.ui.figures import unbroken
 from phloem.ui.ledger import ledger_section
 from phloem.ui.markup import Markup, element
 from phloem.ui.outcome import LABELS, headline
 from phloem.ui.sections import comparison, facts, meaning, provenance, refusals, reproduction, site_table
 from phloem.ui.style import STYLE
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 def write_report(root: Path) -> None:
@@ -44,16 +43,7 @@ def write_report(root: Path) -> None:
 
 def page(recipe: Recipe, summary: Mapping[str, Any], runs: Mapping[str, Sequence[RoundRecord]]) -> str:
     """The page's text."""
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("title", f"{recipe.name} · Phloem run"),
-        element("style", Markup(STYLE)),
-    )
-    body = element("body", element("main", *_sections(recipe, summary, runs)))
-    return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
+    return document(f"{recipe.name} · Phloem run", STYLE, *_sections(recipe, summary, runs))
 
 
 def _sections(
