@@ -312,12 +312,12 @@ def touch(statement):
     left -= 1
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
-connect = log._connect
+connect = log.connect
 def traced(path):
     found = connect(path)
     found.set_trace_callback(touch)
     return found
-log._connect = traced
+log.connect = traced
 root = Path(sys.argv[1])
 trunk = root / "trunk"
 run = Exchange(root)

@@ -73,12 +73,12 @@ def touch(*_):
     left -= 1
     if left < 0:
         os.kill(os.getpid(), signal.SIGKILL)
-connect = log._connect
+connect = log.connect
 def traced(path):
     found = connect(path)
     found.set_trace_callback(touch)  # before every statement
     return found
-log._connect = traced
+log.connect = traced
 def count(event, details):
     if event in ("os.rename", "os.mkdir", "os.link", "open", "sqlite3.connect", "os.chmod", "os.remove"):
         if event == "open" and not (isinstance(details[2], int) and details[2] & os.O_ACCMODE):
