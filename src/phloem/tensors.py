@@ -1,14 +1,17 @@
 """What a tensor is without its values, and what a state is whatever file it lay in.
 
 A *layout* is the sorted list of a state's tensors: both ends know it, so names and shapes never travel with a
-frame. A *state* is a dict of float32 arrays; its id is a digest of the content, never of a file.
+frame. A *state* is a dict of float32 arrays. Its *record* lists its tensors with a digest of each, and the digest of
+the record is the state's id: of the content, never of a file.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,12 +25,15 @@ from phloem.errors import ConfigError, FormatError
 Array = npt.NDArray[np.float32]
 State = dict[str, Array]
 
-#: What the digest of a state begins with.
-STATE_DIGEST = b"phloem.state.v1\n"
-
+#: The types that a tensor may have, by the codes that frames have for them: never to be reordered.
+DTYPES = (
+    *("float32", "bfloat16", "float16", "float64", "float8_e4m3fn", "float8_e5m2", "bool", "uint8", "int8"),
+    *("uint16", "int16", "uint32", "int32", "uint64", "int64", "complex64", "float8_e8m0fnu"),
+)
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 MAX_DIMENSIONS = 16
 _LARGEST_TENSOR = 1 << 48  # elements; NumPy counts bytes in 63 bits
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +118,7 @@ class Layout:
         for row in rows:
             if not (isinstance(row, list) and len(row) == 2 and isinstance(row[0], str)):
                 raise FormatError("expected a layout row [name, shape]")
-            name, shape = row
-            sizes_fit = isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS
-            if not sizes_fit or not all(type(n) is int and 0 <= n < _LARGEST_TENSOR for n in shape):
-                raise FormatError(
-                    f"expected the shape of '{name}' as a short list of sizes, found {shape!r:.60}"
-                )
-            if math.prod(max(n, 1) for n in shape) >= _LARGEST_TENSOR:
-                raise FormatError(f"the shape of '{name}' is more than any memory holds: {shape!r:.60}")
-            specs.append(TensorSpec(name, tuple(shape)))
+            specs.append(TensorSpec(row[0], _shape_of(*row)))
         try:
             return cls(tuple(specs))
         except ConfigError as error:
@@ -182,14 +180,107 @@ def as_float32(tensor: Any, name: str) -> Array:
         return np.ascontiguousarray(array, dtype=np.float32).reshape(array.shape)
 
 
+def _shape_of(name: str, shape: Any) -> tuple[int, ...]:
+    """The shape that JSON gives for a tensor.
+
+    Raises:
+        FormatError: it is not a short list of sizes, or more than any memory holds.
+    """
+    sizes_fit = isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS
+    if not sizes_fit or not all(type(n) is int and 0 <= n < _LARGEST_TENSOR for n in shape):
+        raise FormatError(f"expected the shape of '{name:.60}' as a short list of sizes, found {shape!r:.60}")
+    if math.prod(max(n, 1) for n in shape) >= _LARGEST_TENSOR:
+        raise FormatError(f"the shape of '{name:.60}' is more than any memory holds: {shape!r:.60}")
+    return tuple(shape)
+
+
+def tensor_digest(values: npt.NDArray[Any] | bytes | bytearray | memoryview) -> str:
+    """A tensor's digest: SHA-256 over its little-endian bytes in row-major order, in hexadecimal.
+
+    Takes an array of any type, or such bytes. Name, shape and type are no part of it: equal bytes, equal digests. An
+    array is copied only where its bytes lie otherwise.
+
+    Raises:
+        ConfigError: an array of Python objects, which have no bytes of their own.
+
+    >>> tensor_digest(np.zeros((2, 2), np.float32)) == tensor_digest(bytes(16))
+    True
+    """
+    if isinstance(values, np.ndarray):
+        if values.dtype.hasobject:
+            raise ConfigError("expected a tensor of numbers, found one of Python objects")
+        little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+        values = little.reshape(-1).view(np.uint8).data
+    return hashlib.sha256(values).hexdigest()
+
+
+def state_record(rows: Iterable[tuple[TensorSpec, str]]) -> bytes:
+    """The record of a state of these tensors, each with its digest: canonical JSON, sorted by name.
+
+    Its SHA-256 is the state's id. The rows may come in any order.
+
+    Raises:
+        ConfigError: there are none, a name comes twice, or a row is one that no record may have.
+
+    >>> state_record([(TensorSpec("step", (), "int64"), tensor_digest(np.array(7)))])[:60]
+    b'{"kind":"state","tensors":[["step","int64",[],"aae89fc0f03e2'
+    """
+    ordered = sorted(rows, key=lambda row: row[0].name)
+    listed = [[spec.name, spec.dtype, list(spec.shape), digest] for spec, digest in ordered]
+    try:
+        _rows_of(listed)
+    except FormatError as error:
+        raise ConfigError(error.message) from error
+    return canonical.dumps({"kind": "state", "tensors": listed, "version": 1})
+
+
+def read_state_record(data: bytes) -> tuple[tuple[TensorSpec, str], ...]:
+    """The tensors of a state and the digest of each, sorted by name, from its record.
+
+    Raises:
+        FormatError: `data` is not the record of a state in its one form.
+    """
+    record = canonical.loads(data)
+    if not isinstance(record, dict) or set(record) != {"kind", "tensors", "version"}:
+        raise FormatError("expected a state's record: kind, tensors and version, and nothing else")
+    if record["kind"] != "state" or type(record["version"]) is not int or record["version"] != 1:
+        found = f"{record['kind']!r:.60} of version {record['version']!r:.60}"
+        raise FormatError(f"expected a state's record of version 1, found {found}")
+    return _rows_of(record["tensors"])
+
+
+def _rows_of(listed: Any) -> tuple[tuple[TensorSpec, str], ...]:
+    """The rows that the JSON of a state's record lists.
+
+    Raises:
+        FormatError: a row is not of its form, or they are not sorted by name, each name once.
+    """
+    if not isinstance(listed, list) or not listed:
+        raise FormatError("expected the tensors of a state's record as a list of at least one row")
+    rows = []
+    for row in listed:
+        if not (isinstance(row, list) and len(row) == 4 and isinstance(row[0], str)):
+            raise FormatError(f"expected a state's row [name, dtype, shape, digest], found {row!r:.60}")
+        name, dtype, shape, digest = row
+        if not isinstance(dtype, str) or dtype not in DTYPES:
+            raise FormatError(f"tensor '{name:.60}' has the type {dtype!r:.60}, which is not one of ours")
+        if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+            raise FormatError(f"expected the SHA-256 of '{name:.60}' in hexadecimal, found {digest!r:.80}")
+        rows.append((TensorSpec(name, _shape_of(name, shape), dtype), digest))
+    for (before, _), (after, _) in itertools.pairwise(rows):
+        if before.name >= after.name:
+            said = f"'{after.name:.60}' follows '{before.name:.60}'"
+            raise FormatError(f"a state's record is sorted by name, each name once; {said}")
+    return tuple(rows)
+
+
 def state_digest(state: Mapping[str, Array]) -> str:
-    """A state's id: SHA-256 over the layout and every tensor's little-endian bytes, in hexadecimal.
+    """A state's id: SHA-256 over its record, in hexadecimal.
 
     The same content has the same id in every engine, on every machine, in every file format.
     """
-    layout = Layout.of(state)
-    total = hashlib.sha256(STATE_DIGEST + layout.to_json())
-    for array in layout.arrays(state):
-        little: Array = array.astype("<f4", copy=False)
-        total.update(little.reshape(-1).data.cast("B"))
-    return total.hexdigest()
+    return canonical.digest(
+        state_record(
+            (spec, tensor_digest(as_float32(state[spec.name], spec.name))) for spec in Layout.of(state).specs
+        )
+    )

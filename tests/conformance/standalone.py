@@ -16,7 +16,6 @@ from tests.conformance.reader import FLOAT32_MOST, VERSION, Reader, float32, req
 
 CODED = DTYPES[:4]
 SECTION = 1 << 22
-STATE = b"phloem.state.v1\n"
 KINDS = dict(
     zip(
         DTYPES,
@@ -157,11 +156,16 @@ def rounded(values: Sequence[float], dtype: str) -> bytes:
     return struct.pack(f"<{len(limited)}{LETTERS[dtype]}", *limited)
 
 
+def record(file: File) -> bytes:
+    """The state record."""
+    tensors = sorted((file[name][0] for name in file), key=lambda tensor: tensor.name.encode())
+    rows = [[t.name, t.dtype, list(t.shape), hashlib.sha256(file[t.name][1]).hexdigest()] for t in tensors]
+    return canonical({"kind": "state", "tensors": rows, "version": 1})
+
+
 def digest(file: File) -> bytes:
     """The state digest."""
-    tensors = sorted((file[name][0] for name in file), key=lambda tensor: tensor.name.encode())
-    rows = [[t.name, list(t.shape), *([t.dtype] if t.dtype != "float32" else [])] for t in tensors]
-    return hashlib.sha256(STATE + canonical(rows) + b"".join(file[t.name][1] for t in tensors)).digest()
+    return hashlib.sha256(record(file)).digest()
 
 
 def read_safetensors(data: bytes) -> tuple[dict[str, str], dict[str, tuple[Tensor, bytes]]]:

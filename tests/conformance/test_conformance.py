@@ -16,12 +16,14 @@ from tests.conformance.bodies import decode_body
 from tests.conformance.contents import read_metadata
 from tests.conformance.frame import decode_frame, digest
 from tests.conformance.reader import VERSION, Refused
-from tests.conformance.standalone import decode_file, read_safetensors
+from tests.conformance.standalone import decode_file, read_safetensors, record
+from tests.conformance.standalone import digest as state_digest
 from tests.tiny import ROOT
 
 from phloem.codecs.base import Hints
 from phloem.codecs.registry import codec_from
 from phloem.errors import FormatError
+from phloem.files.tensorfile import StateDigest, TensorFile
 from phloem.tensors import Array, Layout, TensorSpec
 from phloem.wire import frame as frames
 
@@ -78,6 +80,17 @@ def test_a_golden_file_decodes_to_the_same_tensors(path: Path) -> None:
     head, found = decode_file(path.read_bytes(), base)
     assert {tensor.name: (tensor, found[tensor.name]) for tensor in head.tensors} == wanted
     assert head.metadata == metadata
+
+
+@pytest.mark.parametrize("path", sorted((GOLDEN / "files").glob("*.safetensors")), ids=lambda path: path.stem)
+def test_a_golden_files_record_is_the_librarys(path: Path) -> None:
+    _, tensors = read_safetensors(path.read_bytes())
+    with TensorFile.open(path) as file:
+        state = StateDigest(file.contents.specs)
+        for spec in file.contents.specs:
+            state.add(file.read(spec))
+    assert record(tensors) == state.record()
+    assert state_digest(tensors).hex() == state.hexadecimal()
 
 
 def wrong_vectors(names: list[str]) -> list[str]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import resource
 from pathlib import Path
@@ -17,12 +18,13 @@ from phloem.codecs.ratecontrol import find
 from phloem.codecs.registry import BY_NAME
 from phloem.errors import ConfigError, FormatError, StoreError
 from phloem.files import decode_file, encode_file, inspect_file, read_update, targets
-from phloem.files.dtypes import FROM_FILE
+from phloem.files.dtypes import FROM_FILE, ITEM_BYTES
 from phloem.files.exact import as_type
 from phloem.files.inspection import effort_of
-from phloem.files.tensorfile import TensorFile, state_digest_of
+from phloem.files.tensorfile import StateDigest, TensorFile, state_digest_of
 from phloem.kernels import Step
 from phloem.seeds import generator
+from phloem.tensors import DTYPES, read_state_record
 
 
 def digest(path: Path) -> str:
@@ -249,6 +251,38 @@ def test_an_inspection_has_the_fields_that_its_users_were_promised(odd: Files) -
 
 def test_the_digest_of_float32_is_that_of_the_state(net: Files) -> None:
     assert digest(net.new) == phloem.state_digest(load_file(net.new))
+    odd = {
+        "scalar": np.array(-0.0, np.float32),
+        "none": np.zeros((0, 3), np.float32),
+        "nan": np.full(2, np.nan),
+    }
+    state = {name: array.astype(np.float32) for name, array in odd.items()}
+    save_file(state, net.out)
+    assert digest(net.out) == phloem.state_digest(state)
+
+
+def test_a_files_record_names_every_tensor_with_the_digest_of_its_bytes(odd: Files) -> None:
+    with TensorFile.open(odd.new) as file:
+        state = StateDigest(file.contents.specs)
+        for spec in file.contents.specs:
+            state.add(file.read(spec))
+    rows = {spec.name: (spec.dtype, spec.shape, found) for spec, found in read_state_record(state.record())}
+    assert rows == {
+        name: (dtype, shape, hashlib.sha256(raw).hexdigest())
+        for name, (dtype, shape, raw) in read(odd.new).items()
+    }
+    assert state.hexadecimal() == hashlib.sha256(state.record()).hexdigest() == digest(odd.new)
+
+
+def test_the_digest_is_of_the_content_and_of_no_order_metadata_or_padding(net: Files) -> None:
+    tensors = network()
+    again = write(net.out, dict(reversed(tensors.items())), {"other": "metadata"})
+    assert again.read_bytes() != net.base.read_bytes()
+    assert digest(again) == digest(net.base)
+
+
+def test_the_types_of_files_are_those_of_records() -> None:
+    assert tuple(ITEM_BYTES) == DTYPES
 
 
 def test_the_digest_tells_types_apart(tmp_path: Path) -> None:

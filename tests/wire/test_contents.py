@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from phloem import varint
 from phloem.errors import ConfigError, FormatError
-from phloem.tensors import TensorSpec
+from phloem.tensors import DTYPES, TensorSpec
 from phloem.testing.strategies import names, shapes, tampered
 from phloem.wire import contents as module
-from phloem.wire.contents import DTYPES, PRESET, Contents, Head, pack_table, unpack_table
+from phloem.wire.contents import PRESET, Contents, Head, pack_table, unpack_table
 
 
 def contents_of(shapes: dict[str, tuple[int, ...]], dtype: str = "float32") -> Contents:

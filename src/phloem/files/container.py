@@ -90,8 +90,8 @@ class FrameReader:
     _start: int
 
     @classmethod
-    def open(cls, file: BinaryIO, size_bytes: int) -> FrameReader:
-        """The frame in a file of this size.
+    def open(cls, file: BinaryIO, size_bytes: int, *, checked: bool = True) -> FrameReader:
+        """The frame in a file of this size; with `checked` false its checksum is left to who checks the result.
 
         Raises:
             FormatError: it is no frame of this version, or truncated or altered. ConfigError: it does not stand alone.
@@ -106,7 +106,8 @@ class FrameReader:
                 "the frame carries no layout",
                 hint="it is one from the wire; in Python: phloem.decode(frame, layout)",
             )
-        _check(file, size_bytes)
+        if checked:
+            _check(file, size_bytes)
         if first[1] & KEY_FRAME:
             raise FormatError("the frame stands alone and is marked as a key-frame")
         size, start = varint.unpack(first, 2)
@@ -156,6 +157,19 @@ class FrameReader:
         Raises:
             FormatError: a section is longer than it can be, or bytes are missing or left over.
         """
+        for section, at, size in self.places():
+            self._file.seek(at)
+            body = self._file.read(size)
+            if len(body) != size:
+                raise FormatError("the frame became shorter while it was read")
+            yield section, body
+
+    def places(self) -> Iterator[tuple[Section, int, int]]:
+        """Every section, and where in the file its body begins and how long it is.
+
+        Raises:
+            FormatError: as `bodies`.
+        """
         at, end = self._start, self.size_bytes - CHECKSUM_BYTES
         if self.head.has_error:
             end -= _ERROR_BYTES
@@ -168,12 +182,8 @@ class FrameReader:
             most = _MOST_BYTES_PER_PARAMETER * section.size + _MOST_BYTES_BESIDE
             if not 0 <= size <= min(most, end - at):
                 raise FormatError("a section of the frame ends outside it, or is longer than it can be")
-            self._file.seek(at)
-            body = self._file.read(size)
-            if len(body) != size:
-                raise FormatError("the frame became shorter while it was read")
+            yield section, at, size
             at += size
-            yield section, body
         if at != end:
             raise FormatError(f"{end - at} bytes follow the frame's last section")
 

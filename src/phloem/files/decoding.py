@@ -17,8 +17,10 @@ from phloem.files.container import FrameReader
 from phloem.files.drafts import Drafts, in_words
 from phloem.files.dtypes import CODED, Raw, floats, restored
 from phloem.files.exact import decode_exact
+from phloem.files.models import open_model
 from phloem.files.pair import base_tensors
 from phloem.files.sections import Section
+from phloem.files.sources import Tensors
 from phloem.files.tensorfile import Progress, TensorFile, TensorFileWriter, bytes_of, silent, state_digest_of
 from phloem.tensors import Array
 
@@ -54,8 +56,8 @@ def decode_file(
 ) -> Decoded:
     """Writes the safetensors file that a frame and its base give, and gives back what was written.
 
-    Tensors have the types of the file that was encoded. Memory is bounded by the largest tensor. An existing `out`
-    is replaced once the new file is whole.
+    Tensors have the types of the model that was encoded. The base is a file or a directory, as it was then. Memory is
+    bounded by the largest tensor. An existing `out` is replaced once the new file is whole.
 
     Raises:
         ConfigError: a file is missing, or the base is not the one that the frame was made against.
@@ -122,7 +124,7 @@ def decode_frame(frame: bytes, *, max_parameters: int = MOST_PARAMETERS) -> dict
 
 def _open_base(
     reader: FrameReader, base: str | Path | None, stack: contextlib.ExitStack, progress: Progress
-) -> TensorFile | None:
+) -> Tensors | None:
     """The base, whose digest is the one that the frame names."""
     wanted = reader.head.base
     if base is None:
@@ -134,7 +136,7 @@ def _open_base(
         return None
     if wanted is None:
         raise ConfigError("the frame was made without a base", hint="decode it without --base")
-    file = stack.enter_context(TensorFile.open(Path(base)))
+    file = stack.enter_context(open_model(base))
     digest = state_digest_of(file, progress)
     if digest != wanted:
         raise ConfigError(
@@ -181,7 +183,7 @@ def _memory_permitting(section: Section) -> Iterator[None]:
 
 
 def _restore(
-    reader: FrameReader, section: Section, body: bytes, base: TensorFile | None, writer: TensorFileWriter
+    reader: FrameReader, section: Section, body: bytes, base: Tensors | None, writer: TensorFileWriter
 ) -> None:
     """Decodes one section and writes its tensors."""
     if section.exact:

@@ -16,14 +16,16 @@ from phloem.codecs.ecsq import Ecsq
 from phloem.codecs.lossless import Lossless
 from phloem.codecs.registry import codec_from
 from phloem.errors import ConfigError
+from phloem.files.adapters import owner_of
 from phloem.files.container import FrameWriter
 from phloem.files.drafts import Drafts, in_words
 from phloem.files.exact import encode_exact
 from phloem.files.inspection import Inspection, inspect_file
+from phloem.files.models import open_model
 from phloem.files.pair import Pair
 from phloem.files.sections import Section, sections
 from phloem.files.targets import EMPTY_BODY_BYTES, Survey, Whole, at_step, meet, not_enough
-from phloem.files.tensorfile import Progress, TensorFile, bytes_of, silent, state_digest_of
+from phloem.files.tensorfile import Progress, bytes_of, silent, state_digest_of
 from phloem.wire.contents import Contents, Head
 
 _MOST_IN_MEMORY = 1 << 24  # exact bodies beyond this wait on the disk between passes
@@ -41,15 +43,15 @@ def encode_file(
     progress: Progress = silent,
     **options: Any,
 ) -> Inspection:
-    """Writes the frame that takes one safetensors file to another, and gives back what is in it.
+    """Writes the frame that takes one model to another, and gives back what is in it.
 
     Float tensors (float64, float32, float16, bfloat16) are coded by the codec, all at one step; other tensors
     travel exactly. Memory is bounded by the largest tensor. An existing `out` is replaced once the frame is whole.
 
     Args:
-        new: the file to encode.
+        new: the model to encode: a safetensors file, or a directory with one or with shards and their index.
         out: where the frame goes.
-        base: the file that the receiver has; without it the tensors themselves are encoded.
+        base: the model that the receiver has; without it the tensors themselves are encoded.
         lossless: every bit of every tensor.
         codec: the codec's name.
         progress: told what is being done, and how far it is.
@@ -66,8 +68,8 @@ def encode_file(
     chosen: Codec = Lossless() if lossless else codec_from({"codec": codec, **options})
     out = Path(out)
     with contextlib.ExitStack() as stack:
-        mine = stack.enter_context(TensorFile.open(Path(new)))
-        theirs = None if base is None else stack.enter_context(TensorFile.open(Path(base)))
+        mine = stack.enter_context(open_model(new))
+        theirs = None if base is None else stack.enter_context(open_model(base))
         drafts = stack.enter_context(Drafts(out))
         folder = os.path.dirname(os.path.realpath(out))
         spool: IO[bytes] = stack.enter_context(
@@ -170,4 +172,4 @@ class _Work:
 
 def _still_true(metadata: Mapping[str, str]) -> dict[str, str]:
     """What a file's metadata say whatever the values: libraries ask for the format; a digest would be wrong."""
-    return {key: text for key, text in metadata.items() if key == "format"}
+    return {key: text for key, text in metadata.items() if owner_of(key)[1] == "format"}

@@ -11,16 +11,17 @@ from phloem.errors import ConfigError
 from phloem.files.dtypes import Floats, Raw, bytes_at, difference, floats, pieces, restored
 from phloem.files.exact import as_type
 from phloem.files.sections import Section
-from phloem.files.tensorfile import TensorFile, same_tensors
+from phloem.files.sources import Tensors
+from phloem.files.tensorfile import same_tensors
 from phloem.tensors import Array, TensorSpec
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A new file and its base, or a new file alone."""
+    """A new model and its base, or a new model alone."""
 
-    new: TensorFile
-    base: TensorFile | None
+    new: Tensors
+    base: Tensors | None
 
     def __post_init__(self) -> None:
         if self.base is not None:
@@ -73,7 +74,7 @@ class Pair:
         return self.base.read(other), other.dtype
 
 
-def base_tensors(base: TensorFile, specs: Sequence[TensorSpec]) -> list[Raw]:
+def base_tensors(base: Tensors, specs: Sequence[TensorSpec]) -> list[Raw]:
     """The base's tensors of these names, in these types."""
     found = []
     for spec in specs:

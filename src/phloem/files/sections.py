@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from phloem.files.dtypes import CODED
-from phloem.tensors import Layout, TensorSpec
-from phloem.wire.contents import DTYPES
+from phloem.tensors import DTYPES, Layout, TensorSpec
 
 MOST_PARAMETERS = 1 << 22
 

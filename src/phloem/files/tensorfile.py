@@ -8,13 +8,12 @@ header is written here, in the order that it uses.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, Protocol, Self
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -22,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from phloem import canonical
 from phloem.errors import ConfigError, FormatError, StoreError
 from phloem.files.dtypes import FROM_FILE, ITEM_BYTES, TO_FILE, Raw
-from phloem.tensors import MAX_DIMENSIONS, STATE_DIGEST, TensorSpec
+from phloem.files.sources import Tensors
+from phloem.tensors import MAX_DIMENSIONS, TensorSpec, state_record, tensor_digest
 from phloem.wire.contents import Contents
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
@@ -123,10 +123,23 @@ class TensorFile:
         self._file.close()
 
 
+class Writable(Protocol):
+    """What a file is written through."""
+
+    def seek(self, offset: int, /) -> int:
+        """Moves to an offset from the beginning."""
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        """Writes all of it there."""
+
+    def truncate(self, size: int, /) -> int:
+        """Makes the file that long."""
+
+
 class TensorFileWriter:
     """A safetensors file in the making, its tensors written in any order."""
 
-    def __init__(self, file: BinaryIO, contents: Contents) -> None:
+    def __init__(self, file: Writable, contents: Contents) -> None:
         self._file = file
         header: dict[str, object] = {"__metadata__": dict(contents.metadata)} if contents.metadata else {}
         self._places, at = {}, 0
@@ -152,30 +165,30 @@ class TensorFileWriter:
 
 
 class StateDigest:
-    """The digest of a state whose tensors come one by one, in the order of their names.
+    """The record and the id of a state whose tensors come one by one, in the order of `specs`.
 
-    For float32 tensors it is `phloem.state_digest`; a tensor of another type has the type as a third entry of its
-    row in the layout.
+    For float32 tensors the id is `phloem.state_digest`.
     """
 
     def __init__(self, specs: tuple[TensorSpec, ...]) -> None:
-        rows = [
-            [spec.name, list(spec.shape), *([spec.dtype] if spec.dtype != "float32" else [])]
-            for spec in specs
-        ]
-        self._hash = hashlib.sha256(STATE_DIGEST + canonical.dumps(rows))
+        self._specs = specs
+        self._digests: list[str] = []
 
     def add(self, raw: Raw) -> None:
         """Takes the next tensor's bytes."""
-        self._hash.update(raw.data)
+        self._digests.append(tensor_digest(raw))
+
+    def record(self) -> bytes:
+        """The state's record, once all tensors were added."""
+        return state_record(zip(self._specs, self._digests, strict=True))
 
     def hexadecimal(self) -> str:
-        """The digest of what was added."""
-        return self._hash.hexdigest()
+        """The state's id: the SHA-256 of its record."""
+        return canonical.digest(self.record())
 
 
-def state_digest_of(file: TensorFile, progress: Progress = silent) -> str:
-    """The digest of the state in a file."""
+def state_digest_of(file: Tensors, progress: Progress = silent) -> str:
+    """The id of the state in a file."""
     digest, done = StateDigest(file.contents.specs), 0
     for spec in file.contents.specs:
         digest.add(file.read(spec))
@@ -222,8 +235,8 @@ def _read_header(path: Path, first: bytes) -> tuple[list[TensorSpec], dict[str, 
     return specs, metadata
 
 
-def same_tensors(new: TensorFile, base: TensorFile) -> Iterator[tuple[TensorSpec, TensorSpec]]:
-    """The tensors of both files in pairs.
+def same_tensors(new: Tensors, base: Tensors) -> Iterator[tuple[TensorSpec, TensorSpec]]:
+    """The tensors of both in pairs.
 
     Raises:
         ConfigError: a tensor is missing in one of them or has another shape; it is named.

@@ -34,17 +34,12 @@ from dataclasses import dataclass, field
 
 from phloem import canonical, varint
 from phloem.errors import ConfigError, FormatError
-from phloem.tensors import MAX_DIMENSIONS, Layout, TensorSpec
+from phloem.tensors import DTYPES, MAX_DIMENSIONS, Layout, TensorSpec
 
 #: What a frame may bring along, so that a small one is not much work: the table before it is deflated.
 LARGEST_TABLE_BYTES = 4 << 20
 MOST_TENSORS = 65_536
 _LARGEST_TENSOR = 1 << 48  # elements, as in `tensors`
-#: The dtypes by their codes, never to be reordered.
-DTYPES = (
-    *("float32", "bfloat16", "float16", "float64", "float8_e4m3fn", "float8_e5m2", "bool", "uint8", "int8"),
-    *("uint16", "int16", "uint32", "int32", "uint64", "int64", "complex64", "float8_e8m0fnu"),
-)
 #: Words that names are often made of; later words are cheaper to refer to. Part of the format.
 PRESET = (
     b"word_embeddings.position_embeddings.token_type_embeddings.intermediate.attention.self.query.key.value."
