@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from phloem.api import Feedback, decode, encode
+    from phloem.branches.repository import Repository, open_repo
     from phloem.errors import ConfigError, FormatError, PhloemError, StateError, StoreError
     from phloem.files import decode_file, encode_file, inspect_file
     from phloem.files.compressing import compress_file
@@ -27,6 +28,7 @@ _HOMES = {
     "Layout": "phloem.tensors",
     "PhloemError": "phloem.errors",
     "Recipe": "phloem.recipe",
+    "Repository": "phloem.branches.repository",
     "Run": "phloem.job.runner",
     "StateError": "phloem.errors",
     "StoreError": "phloem.errors",
@@ -38,6 +40,7 @@ _HOMES = {
     "encode_file": "phloem.files",
     "inspect_file": "phloem.files",
     "load_recipe": "phloem.recipe",
+    "open_repo": "phloem.branches.repository",
     "state_digest": "phloem.tensors",
 }
 
@@ -48,6 +51,7 @@ __all__ = [
     "Layout",
     "PhloemError",
     "Recipe",
+    "Repository",
     "Run",
     "StateError",
     "StoreError",
@@ -59,6 +63,7 @@ __all__ = [
     "encode_file",
     "inspect_file",
     "load_recipe",
+    "open_repo",
     "state_digest",
 ]
 

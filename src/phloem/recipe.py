@@ -162,7 +162,8 @@ class Running:
 class Recipe:
     """Everything that a run is made from; equal recipes and seeds give equal states.
 
-    `compare` has the changes under which the uncompressed baselines of `--compare` do best.
+    `compare` has the changes under which the uncompressed baselines of `--compare` do best. `start` is the model that
+    the run starts from, if not the task's own first state: a file, a directory, or REPOSITORY#REF.
     """
 
     name: str
@@ -180,6 +181,7 @@ class Recipe:
     run: Running = field(default_factory=Running)
     compare: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
+    start: str = ""
     description: str = ""
 
     def __post_init__(self) -> None:

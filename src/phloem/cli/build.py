@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shlex
@@ -12,13 +13,16 @@ from typing import Any
 
 from rich.console import Console
 
-from phloem import kernels
+from phloem import canonical, kernels
+from phloem.branches.refs import TRUNK
+from phloem.cli.repository_options import author
 from phloem.errors import ConfigError, StoreError
 from phloem.job.build import build, free_directory
 from phloem.job.directory import RunDirectory
 from phloem.recipe import Recipe, load_recipe
 from phloem.ui.outcome import LABELS, THIS
 from phloem.ui.progress import Display, LiveDisplay, PlainDisplay
+from phloem.ui.separately import print_branches
 from phloem.ui.table import print_outcome
 
 
@@ -34,6 +38,18 @@ class BuildCall:
     json: bool
     kernels: Any
     engine: str = "local"
+    branch: str | None = None
+    start_from: str | None = None
+    repo: str | None = None
+
+
+@dataclass(frozen=True)
+class BranchesCall:
+    """What `phloem build --branches` says of its branches."""
+
+    method: str
+    cycles: int
+    keep_local: str | None
 
 
 def run_build(call: BuildCall) -> None:
@@ -60,6 +76,10 @@ def run_build(call: BuildCall) -> None:
                 watch_baseline=lambda name: display.watch(LABELS[name]),
                 engine=call.engine,
                 tell=display.tell,
+                branch=call.branch,
+                repo=call.repo,
+                start_from=call.start_from,
+                author=author(None),
             )
         except KeyboardInterrupt as interrupt:
             interrupt.add_note(_how_to_go_on(root, call))
@@ -72,6 +92,39 @@ def run_build(call: BuildCall) -> None:
         print_outcome(console, run.summary, run.path)
 
 
+def run_branches(call: BuildCall, how: BranchesCall) -> None:
+    """Trains a branch per site and merges them, and says what that gave.
+
+    Raises:
+        PhloemError: as `phloem.job.separately.build_branches`.
+    """
+    from phloem.job.separately import build_branches
+
+    if call.recipe is None or call.resume is not None or call.compare or call.engine != "local":
+        raise ConfigError(
+            "--branches takes a recipe, and trains here", hint="leave out --resume, --compare, --engine"
+        )
+    logging.basicConfig(format="note: %(message)s", stream=sys.stderr)
+    kernels.use(call.kernels)
+    make_importable(call.recipe)
+    built = build_branches(
+        load_recipe(call.recipe, call.changes),
+        repo=call.repo,
+        into=call.branch or TRUNK,
+        method={"name": how.method},
+        cycles=how.cycles,
+        keep_local=how.keep_local,
+        out=call.out,
+        author=author(None),
+        tell=lambda words: print(words, file=sys.stderr, flush=True),
+    )
+    if call.json:
+        print(json.dumps(canonical.plain(built), indent=2))
+        return
+    print_branches(Console(stderr=True, highlight=False), built, call.branch or TRUNK)
+    print(built.trunk)
+
+
 def _check(call: BuildCall) -> None:
     if call.recipe is None and call.resume is None:
         raise ConfigError(
@@ -80,6 +133,8 @@ def _check(call: BuildCall) -> None:
         )
     if call.out is not None and call.resume is not None:
         raise ConfigError("--out starts a run and --resume goes on with one", hint="give one of the two")
+    if call.start_from is not None and call.branch is None:
+        raise ConfigError("--from says where a new branch starts", hint="name it with --branch")
 
 
 def _recipe_and_root(call: BuildCall) -> tuple[Recipe, Path]:

@@ -19,7 +19,7 @@ from phloem.ui.figures import size_text
 from phloem.ui.frames import encoded_text, print_frame
 from phloem.ui.meter import Meter
 
-_WIDE = 160  # columns of a table that goes to a file or to another program
+WIDE = 160  # columns of a table that goes to a file or to another program
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ def run_inspect(frame: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(made.to_json())
         return
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
     try:
         print_frame(console, str(frame), made)
     except BrokenPipeError:
-        _nobody_reads()
+        nobody_reads()
 
 
 def print_json(value: Any) -> None:
@@ -93,7 +93,7 @@ def print_json(value: Any) -> None:
         sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        _nobody_reads()
+        nobody_reads()
 
 
 def codec_words(words: Sequence[str]) -> dict[str, Any]:
@@ -159,6 +159,6 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _nobody_reads() -> None:
+def nobody_reads() -> None:
     """Whoever read has enough; no second complaint when Python closes the stream."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,7 @@
 """The command `phloem`. Data goes to standard output, words and progress to standard error.
 
-Exit codes: 0 done, 1 it failed, 2 the call or the recipe is wrong, 130 interrupted. Commands that judge (`ledger`,
-`witness`, `anchor`, `key`, `payload`): 0 valid, 1 invalid, 2 cannot decide, 3 the call is wrong.
+Exit codes: 0 done, 1 it failed, 2 the call or the recipe is wrong, 130 interrupted. Commands that judge (`verify`,
+`fsck`, `ledger`, `witness`, `anchor`, `key`, `payload`): 0 valid, 1 invalid, 2 cannot decide, 3 the call is wrong.
 """
 
 from __future__ import annotations
@@ -15,12 +15,25 @@ from typing import Annotated
 import typer
 
 import phloem
-from phloem.cli import anchor, compress, file_commands, flower, keys, ledger, witness
+from phloem.cli import (
+    anchor,
+    compress,
+    file_commands,
+    flower,
+    history,
+    keys,
+    ledger,
+    models,
+    sharing,
+    upkeep,
+    witness,
+)
 from phloem.cli.options import DebugOption, Engines, KernelChoice, KernelsOption
+from phloem.cli.repository_options import RepoOption
 from phloem.errors import ConfigError, PhloemError, StoreError
 
 FAILED, WRONG_CALL, INTERRUPTED = 1, 2, 130
-_JUDGES = ("ledger", "witness", "anchor", "key", "payload")
+_JUDGES = ("ledger", "witness", "anchor", "key", "payload", "verify", "fsck")
 _INVALID, _UNDECIDED, _WRONG_CALL_OF_JUDGES = 1, 2, 3
 
 # Every complaint about the words of a call. Older releases of typer import it from click, newer ones bring
@@ -47,6 +60,8 @@ Start here:
       a model from ten sites, and what it cost
   phloem encode NEW.safetensors --base BASE.safetensors -o FRAME --bits 0.1
       what two checkpoints of yours differ by, in a small file
+  phloem init MODEL.safetensors
+      a repository for every version of it: branch, commit, diff, merge, push
 """
 _BUILD_HELP = """Train one model from many sites, as a recipe says.
 
@@ -63,6 +78,10 @@ Examples:
       the same on Flower: a server and a node per hospital as processes of their own, over TLS
   phloem build --resume runs/try
       go on after an interruption, a crash or a full disk
+  phloem init; phloem build examples/hospitals.toml --branch trunk
+      every round a commit in a repository of models (phloem log, phloem verify --replay)
+  phloem build examples/hospitals.toml --branches --cycles 2 --keep-local bias
+      a branch per hospital, trained separately, merged twice; biases stay each hospital's own
 
 \b
 What comes out, in RUN:
@@ -114,6 +133,29 @@ EngineOption = Annotated[
         show_default=False,
     ),
 ]
+BranchOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Commit every round to this branch of a repository; go on from its head."
+    ),
+]
+FromOption = Annotated[
+    str | None, typer.Option("--from", metavar="REF", help="Make that branch, from this commit.")
+]
+BranchesOption = Annotated[
+    bool,
+    typer.Option("--branches", help="Train a branch per site, separately, then merge them into the trunk."),
+]
+MethodOption = Annotated[
+    str, typer.Option("--merge-method", metavar="NAME", help="With --branches: see phloem merge --help.")
+]
+CyclesOption = Annotated[
+    int, typer.Option(metavar="N", help="With --branches: how often to train and merge.")
+]
+KeepLocalOption = Annotated[
+    str | None,
+    typer.Option(metavar="REGEX", help="With --branches: tensors that stay each branch's own."),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print summary.json on standard output, and nothing else there.")
 ]
@@ -142,17 +184,38 @@ def build_command(
     resume: ResumeOption = None,
     compare: CompareOption = False,
     engine: EngineOption = Engines.local,
+    branch: BranchOption = None,
+    from_: FromOption = None,
+    branches: BranchesOption = False,
+    method: MethodOption = "mean",
+    cycles: CyclesOption = 1,
+    keep_local: KeepLocalOption = None,
+    repo: RepoOption = None,
     json_: JsonOption = False,
     kernels: KernelsOption = KernelChoice.auto,
     debug: DebugOption = False,
 ) -> None:
     """Train one model from many sites, as a recipe says."""
-    from phloem.cli.build import BuildCall, run_build
+    from phloem.cli.build import BranchesCall, BuildCall, run_branches, run_build
 
+    call = BuildCall(
+        recipe,
+        tuple(set_ or ()),
+        out,
+        resume,
+        compare,
+        json_,
+        kernels.value,
+        engine.value,
+        branch,
+        from_,
+        repo,
+    )
     try:
-        run_build(
-            BuildCall(recipe, tuple(set_ or ()), out, resume, compare, json_, kernels.value, engine.value)
-        )
+        if branches:
+            run_branches(call, BranchesCall(method, cycles, keep_local))
+        else:
+            run_build(call)
     except KeyboardInterrupt as interrupt:  # here, because releases of typer differ in what they make of it
         for note in getattr(interrupt, "__notes__", ["interrupted"]):
             print(note, file=sys.stderr)
@@ -174,7 +237,7 @@ def report_command(
 file_commands.add_to(app)
 compress.add_to(app)
 flower.add_to(app)
-for module in (ledger, witness, anchor, keys):
+for module in (history, models, upkeep, sharing, ledger, witness, anchor, keys):
     module.add_to(app)
 
 

@@ -20,6 +20,7 @@ from safetensors.numpy import save as save_tensors
 
 from phloem.engines.base import Answer
 from phloem.engines.shelf import Shelf, read_tensors
+from phloem.engines.start import check_start, read_start
 from phloem.errors import ConfigError
 from phloem.recipe import Recipe
 from phloem.rounds import events
@@ -71,11 +72,14 @@ def load_task_of(recipe: Recipe, restore: contextlib.ExitStack | None = None) ->
 
 
 def initial_state_of(task: Task, recipe: Recipe) -> State:
-    """The state of round 0, checked: float arrays, all finite."""
+    """The state of round 0, the task's own or the recipe's `start`, checked: float arrays, all finite."""
     state = {
         name: np.array(as_float32(tensor, name))
         for name, tensor in task.initial_state(seed_for(recipe.seed, "initial")).items()
     }
+    if recipe.start:
+        own, state = state, read_start(recipe.start)
+        check_start(state, own, recipe.start)
     broken = [name for name, array in state.items() if not np.isfinite(array).all()]
     if broken:
         raise ConfigError(f"the task's initial state holds NaN or infinity in '{broken[0]}'")

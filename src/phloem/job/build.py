@@ -11,6 +11,7 @@ from typing import Any
 
 from phloem.errors import ConfigError, nearest
 from phloem.job import lifecycle
+from phloem.job.branching import on_branch, target_of
 from phloem.job.directory import RunDirectory
 from phloem.job.runner import Run
 from phloem.job.watch import Unwatched, Watcher
@@ -34,6 +35,10 @@ def build(
     emit: events.Emit = events.ignore,
     engine: str = "local",
     tell: Callable[[str], None] = lambda words: None,
+    branch: str | None = None,
+    repo: str | Path | None = None,
+    start_from: str | None = None,
+    author: str = "unknown",
 ) -> Run:
     """Trains a model from branches at many sites, as a recipe says; gives the finished run.
 
@@ -50,6 +55,11 @@ def build(
         engine: "local", or on this machine "flower" (a SuperLink and a SuperNode per site, with TLS and node
             authentication) or "flower-simulation". The result is the same to the bit.
         tell: told in a line what is being started, where that takes a while.
+        branch: commits every round to this branch of a repository. Where the branch is there already, the run starts
+            from its head, otherwise from the task's own first state.
+        start_from: makes that branch, from this commit.
+        repo: that repository; by default the one of this directory.
+        author: who makes the commits.
 
     Raises:
         ConfigError: the recipe or a directory is not as it must be; nothing was done.
@@ -68,15 +78,18 @@ def build(
         recipe = RunDirectory.open(Path(resume))[1]
     resolved = load_recipe(recipe, changes)
     watch = watch or Unwatched()
+    root = Path(resume or out or free_directory(resolved.name))
     for name in BASELINES if compare else ():
         baseline(resolved, name)  # a wrong [compare] is found before the run, not after it
     with contextlib.ExitStack() as claims:
+        target = target_of(root, branch, repo, resumed=resume is not None)
+        if target is not None:
+            resolved, watch = on_branch(resolved, watch, root, target, author, claims, start_from)
         if engine != "local":
-            run = _elsewhere(engine, resolved, out, resume, watch, tell)
+            run = _elsewhere(engine, resolved, root, watch, tell, resumed=resume is not None)
         elif resume is not None:
-            run = lifecycle.resume(Path(resume), watch, claims, emit, expect=resolved)
+            run = lifecycle.resume(root, watch, claims, emit, expect=resolved)
         else:
-            root = Path(out) if out is not None else free_directory(resolved.name)
             run = lifecycle.start(resolved, root, watch, claims, emit)
         if compare:
             run = _compare(run, resolved, watch_baseline or (lambda name: Unwatched()), claims)
@@ -87,10 +100,11 @@ def build(
 def _elsewhere(
     engine: str,
     recipe: Recipe,
-    out: str | Path | None,
-    resume: str | Path | None,
+    root: Path,
     watch: Watcher,
     tell: Callable[[str], None],
+    *,
+    resumed: bool,
 ) -> Run:
     """The run on another engine than this process."""
     if engine not in ENGINES:
@@ -103,11 +117,9 @@ def _elsewhere(
         raise ConfigError(
             f"engine '{engine}' cannot be used: {error}", hint="pip install 'phloem[flower]'"
         ) from error
-    if resume is not None:
-        lifecycle.check_same(Path(resume), recipe)
-        root = Path(resume)
+    if resumed:
+        lifecycle.check_same(root, recipe)
     else:
-        root = Path(out) if out is not None else free_directory(recipe.name)
         RunDirectory.check_free(root)
     return build_here(recipe, root, watch, tell, simulation=engine == "flower-simulation")
 

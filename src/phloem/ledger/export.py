@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from phloem.errors import ConfigError, FormatError, NotFoundError, ProofError, StateError, StoreError
 from phloem.ledger.log import Log
 from phloem.store.files import write_durably
+from phloem.store.urls import WHOLE, UrlStore, reason_of, without_secrets
 from phloem.tlog.checkpoint import Checkpoint
 from phloem.tlog.merkle import check_consistency, prove_consistency
 from phloem.tlog.note import Note
@@ -28,8 +29,6 @@ LARGEST_FILE = WIDTH * (2 + LARGEST_ENTRY)  # a full bundle of the longest entri
 Content = TypeVar("Content", bytes, bytearray)
 
 _PIECE = 1 << 16
-# These put all of an object in place, or nothing.
-_WHOLE = frozenset({"abfs", "abfss", "az", "gcs", "gs", "memory", "oss", "s3", "s3a"})
 
 
 class Files(Protocol):
@@ -103,34 +102,16 @@ class Bucket:
             ConfigError: no such kind of store is known, or a package that it needs is not installed.
             StoreError: it is one of those that fsspec connects to at once, and cannot be reached.
         """
-        self._kind = url.partition(":")[0]
-        self.url = _without_secrets(url)
-        if "::" in url:
-            raise ConfigError(f"expected the URL of one store, found a chain of them: {self.url}")
-        try:
-            from fsspec.core import url_to_fs
-        except ImportError as error:
-            raise ConfigError("fsspec is not installed", hint="pip install 'phloem[bucket]'") from error
-        try:
-            self._system, root = url_to_fs(url)
-        except ImportError as error:
-            raise ConfigError(f"{self.url} needs another package: {error}") from error
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"{self.url} is no URL of a store that fsspec knows") from error
-        except Exception as error:  # some connect at once
-            raise StoreError(f"{self.url} cannot be reached: {_reason(error)}") from error
-        self._root = root.rstrip("/")
+        self._store = UrlStore(url)
+        self.url = self._store.url
 
     def get(self, path: str) -> bytes | None:
         """The content of a file; None where there is none."""
         try:
-            return _no_larger(bytes(self._system.cat_file(f"{self._root}/{path}")), f"{self.url}/{path}")
-        except FileNotFoundError:
+            content = self._store.read(path)
+        except NotFoundError:
             return None
-        except FormatError:
-            raise
-        except Exception as error:  # of whatever package; its words may hold keys
-            raise StoreError(f"{self.url}/{path} cannot be read: {_reason(error)}") from error
+        return _no_larger(content, f"{self.url}/{path}")
 
     def put(self, path: str, content: bytes) -> None:
         """Puts a file in place, whole or not at all.
@@ -138,15 +119,12 @@ class Bucket:
         Raises:
             ConfigError: this kind of store does not say that it does so. StoreError: it cannot be written.
         """
-        if self._kind not in _WHOLE:
+        if not self._store.whole:
             raise ConfigError(
-                f"files at {self.url} can only be read: {self._kind} may leave half of one when it fails",
-                hint=f"export to a directory, or to one of {', '.join(sorted(_WHOLE))}",
+                f"files at {self.url} can only be read: {self._store.kind} may leave half of one when it fails",
+                hint=f"export to a directory, or to one of {', '.join(sorted(WHOLE))}",
             )
-        try:
-            self._system.pipe_file(f"{self._root}/{path}", content)
-        except Exception as error:
-            raise StoreError(f"{self.url}/{path} cannot be written: {_reason(error)}") from error
+        self._store.put(path, content)
 
 
 class Web:
@@ -158,7 +136,7 @@ class Web:
         Raises:
             ConfigError: it is no URL of the form https://HOST/PATH, or has a password or a query.
         """
-        self.url = _without_secrets(url)
+        self.url = without_secrets(url)
         try:
             parts = urlsplit(url)
             whole = bool(parts.hostname) and parts.port != 0 and self.url == url.rstrip("/")
@@ -191,7 +169,7 @@ class Web:
         except StoreError:
             raise
         except (OSError, HTTPException, zlib.error) as error:
-            raise StoreError(f"{self.url}/{path} cannot be read: {_reason(error)}") from error
+            raise StoreError(f"{self.url}/{path} cannot be read: {reason_of(error)}") from error
 
     def put(self, path: str, content: bytes) -> None:
         """Nothing.
@@ -224,20 +202,6 @@ def _no_larger(content: Content, where: str) -> Content:
     if len(content) > LARGEST_FILE:
         raise FormatError(f"{where} is larger than {LARGEST_FILE} bytes, which no file of a log is")
     return content
-
-
-def _reason(error: Exception) -> str:
-    """Why, in words without addresses or keys."""
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    words = reason.strerror if isinstance(reason, OSError) else None
-    return words or type(reason).__name__
-
-
-def _without_secrets(url: str) -> str:
-    """The URL without user, password, query and fragment."""
-    scheme, _, rest = url.partition("://")
-    host, slash, path = rest.partition("?")[0].partition("#")[0].partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}".rstrip("/")
 
 
 def export(log: Log, files: Files) -> Checkpoint:

@@ -1,0 +1,64 @@
+"""Rounds that a run committed to a branch, merged again from what the repository has: no run directory, no data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from phloem import canonical
+from phloem.branches.records import Commit
+from phloem.branches.repository import Repository
+from phloem.branches.restore import Restored
+from phloem.engines.host import plan_for
+from phloem.errors import PhloemError, StateError
+from phloem.job.branching import read_state, record_of
+from phloem.job.directory import reading
+from phloem.recipe import Recipe
+from phloem.rounds.coordinator import Coordinator, Received
+
+
+def replay_rounds(repo: Repository, commits: Mapping[str, Commit]) -> tuple[int, list[str], list[str]]:
+    """Merges the rounds among these commits again, from the sites' frames.
+
+    Gives how many gave the states that they name, what did not hold, and what could not be decided, in words.
+    """
+    done, wrong, unknown = 0, [], []
+    lines: dict[str, list[tuple[int, str, Commit]]] = {}
+    for digest, commit in commits.items():
+        if commit.kind == "round":
+            lines.setdefault(str(commit.recipe.get("run")), []).append(
+                (commit.recipe["round"], digest, commit)
+            )
+    for line in lines.values():
+        line.sort(key=lambda row: row[0])
+        number, digest, commit = line[0]
+        if number != 0:
+            unknown.append(
+                f"the rounds before {digest[:12]} are not here, so the later ones cannot be merged again"
+            )
+            continue
+        coordinator = _coordinator(repo, commits[commit.parents[0]], commit)
+        for number, digest, commit in line:
+            try:
+                updates = [
+                    Received(one["site"], one["examples"], repo.objects.blob(one["frame"]))
+                    for one in commit.recipe["inputs"]
+                ]
+            except PhloemError as error:
+                unknown.append(f"round {number} ({digest[:12]}) cannot be merged again: {error.message}")
+                break
+            coordinator.merge_again(number, updates)
+            if canonical.digest(record_of(coordinator.state, coordinator.layout)) != commit.state:
+                wrong.append(f"round {number} ({digest[:12]}) does not give the state that it names")
+                break
+            done += 1
+    return done, wrong, unknown
+
+
+def _coordinator(repo: Repository, start: Commit, first: Commit) -> Coordinator:
+    with reading(f"the run {str(first.recipe.get('run'))[:12]}"):
+        recipe = Recipe.from_json(canonical.loads(repo.objects.get(first.recipe["recipe"])))
+        state = read_state(Restored(repo.objects, start.state))
+        plan = plan_for(recipe, state)
+        if canonical.digest(canonical.dumps(plan)) != first.recipe["plan"]:
+            raise StateError("the recipe and the first state do not give the plan that the rounds name")
+        return Coordinator(plan, state)
