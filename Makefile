@@ -65,8 +65,12 @@ native: $(DEPENDENCIES)
 
 demo: $(PACKAGE)
 	$(BIN)/phloem build examples/digits.toml --compare
-	$(BIN)/phloem build examples/hospitals.toml
-	$(BIN)/phloem ledger audit "$$(ls -td $(RUNS)/hospitals* | head -1)" --replay
+	@mkdir -p $(RUNS); models="$$(mktemp -d $(RUNS)/models-XXXX)"; set -x; \
+		$(BIN)/phloem init --in "$$models"; \
+		$(BIN)/phloem build examples/hospitals.toml --branch trunk --repo "$$models"; \
+		$(BIN)/phloem ledger audit "$$(ls -td $(RUNS)/hospitals* | head -1)" --replay; \
+		$(BIN)/phloem log -n 3 --repo "$$models"; \
+		$(BIN)/phloem verify --replay --repo "$$models"
 
 test: $(PACKAGE)
 	$(PYTEST)

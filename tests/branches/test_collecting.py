@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tests.branches.makers import model, tuned, written
 
+from phloem import canonical
 from phloem.branches import collecting, keeping, packs
 from phloem.branches.checking import fsck
 from phloem.branches.collecting import Collected, gc
@@ -303,6 +304,74 @@ def test_packs_that_a_killed_process_left_twice_are_removed_once(repo: Repositor
     assert collected(repo, 3600.0).packs > 0
     assert len(repo.folder.pack_names()) in (1, 4)
     is_whole(repo)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_pack_that_was_written_again_and_not_yet_removed_is_written_again(
+    repo: Repository, tmp_path: Path, order: int
+) -> None:
+    """A gc was killed between the two: the new pack holds nothing that the old one has not."""
+    repo.branch("gone")
+    line(repo, tmp_path, "gone", 2, 1)
+    line(repo, tmp_path, "trunk", 1, 2)
+    repo.remove_branch("gone", force=True)
+    before = repo.folder.pack_names()
+    everything = [
+        one for name in before for one in keeping.contents_of(repo.folder, repo.objects, name) or ()
+    ]
+    live = sorted(
+        (one for one in everything if canonical.digest(one[1]) in live_objects(repo)),
+        key=lambda one: canonical.digest(one[1]),
+    )
+    for objects in (everything, live)[::order]:
+        repo.folder.add_pack(objects)
+        repo.objects.refresh()
+    for name in before:
+        repo.folder.remove_pack(name)
+    repo.objects.refresh()
+    assert len(repo.folder.pack_names()) == 2
+    assert collected(repo).commits == 2
+    assert repo.folder.pack_names() == [packs.pack(live)[0]]
+    is_whole(repo)
+
+
+def live_objects(repo: Repository) -> set[str]:
+    return collecting.live_in(repo.folder, repo.objects, repo.refs, float("inf")).objects()
+
+
+def test_a_damaged_pack_that_is_written_again_is_put_right(repo: Repository, tmp_path: Path) -> None:
+    """Or what it is to take the place of would be removed, and be lost."""
+    line(repo, tmp_path, "trunk", 2, 1)
+    before = repo.folder.pack_names()
+    made = repo.folder.add_pack(
+        [one for name in before for one in keeping.contents_of(repo.folder, repo.objects, name) or ()]
+    )
+    path = repo.folder.root / "packs" / f"{made}.pack"
+    right = path.read_bytes()
+    for at in (20, len(right) - 3):
+        altered = bytearray(right)
+        altered[at] ^= 1
+        path.write_bytes(bytes(altered))
+    repo.objects.refresh()
+    with repo.folder.locked():
+        keeping.combine(repo.folder, repo.objects, before)
+    assert (repo.folder.pack_names(), path.read_bytes()) == ([made], right)
+    is_whole(repo)
+
+
+def test_a_damaged_frame_that_is_committed_again_is_put_right(tmp_path: Path) -> None:
+    with Repository.create(tmp_path / ".phloem") as repo:
+        state = model(0, LARGE)
+        repo.commit(written(tmp_path / "a.safetensors", state))
+        [digest] = repo.folder.frames()
+        place = repo.folder.frame_path(digest)
+        right = place.read_bytes()
+        place.write_bytes(right[:-1] + b"?")
+        with repo.folder.scratch() as scratch:
+            (scratch / "frame").write_bytes(right)
+            repo.folder.add_frame(scratch / "frame", digest)
+        assert place.read_bytes() == right
+        is_whole(repo)
 
 
 def test_what_is_in_the_making_of_dead_processes_is_swept(repo: Repository) -> None:

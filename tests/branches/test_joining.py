@@ -110,7 +110,7 @@ def test_tensors_that_are_kept_local_stay_the_branchs_own(forest: Repository) ->
         own = "norm" in name or "bias" in name
         assert np.array_equal(array, (before if own else trunk)[name])
     assert joining.verify(forest, "ant", replay=True).replayed == 2
-    with pytest.raises(ConfigError, match="found in the name of no tensor"):
+    with pytest.raises(ConfigError, match="keep-local: 'nowhere' is found in none"):
         merge(forest, ["trunk", "bee"], into="cat", keep_local="nowhere")
 
 
@@ -227,7 +227,7 @@ def test_signed_commits_say_who_and_altered_ones_are_found(repo: Repository, tmp
     ant, bee = Signer.new("ant"), Signer.new("bee")
     repo.commit(written(tmp_path / "a.safetensors", tuned(model(), 1)), bits=1.0, sign=signing_with(ant))
     checked = joining.verify(repo)
-    assert (checked.signers, checked.wrong) == ({"ant": 1}, ())
+    assert (checked.signers, checked.wrong) == ({f"ant+{ant.verifier.id.hex()}": 1}, ())
     assert joining.verify(repo, trusted=[ant.verifier]).wrong == (
         f"the commit {repo.resolve('trunk~1')[:12]}: it is not signed",
     )
@@ -266,7 +266,7 @@ def test_every_damaged_recipe_is_refused(forest: Repository) -> None:
     for key in said:
         with pytest.raises(FormatError):
             Recipe.from_json({name: value for name, value in said.items() if name != key})
-        if key in ("again", "keep_local", "excluded", "search"):
+        if key in ("again", "keep_local", "local", "excluded", "search"):
             continue
         for value in (None, 3.5, "x", [3], {"name": "x"}):
             try:
@@ -274,3 +274,68 @@ def test_every_damaged_recipe_is_refused(forest: Repository) -> None:
             except FormatError:
                 continue
             assert key == "resolved"
+
+
+def forged(repo: Repository, name: str, commit: Commit) -> joining.Verified:
+    """What is found of a commit that somebody wrote by hand."""
+    from phloem.branches.drafts import Draft
+
+    with repo.folder.scratch() as scratch:
+        repo.publish(Draft(repo.folder, repo.objects, scratch), commit, name, None)
+    return joining.verify(repo, name, replay=True)
+
+
+def test_a_choice_that_the_method_did_not_make_is_found(forest: Repository) -> None:
+    """The state fits the recipe, and the recipe lies about which branches krum kept."""
+    merge(forest, method={"name": "krum", "bad": 1})
+    honest = forest.show("trunk")
+    chosen = honest.recipe["resolved"]["chosen"]
+    other = next(place for place in range(5) if place not in chosen)
+    recipe = {**honest.recipe, "resolved": {**honest.recipe["resolved"], "chosen": [other]}}
+    state = forest.show(SITES[other]).state
+    found = forged(forest, "lie", Commit(**{**vars(honest), "recipe": recipe, "state": state}))
+    assert any("krum decided otherwise than it does" in words for words in found.wrong)
+
+
+def test_a_recipe_that_names_what_the_commit_did_not_come_from_is_found(forest: Repository) -> None:
+    merge(forest, ["ant", "bee"])
+    honest = forest.show("trunk")
+    for number, parents in enumerate((honest.parents[:1], honest.parents[1:], honest.parents[:2])):
+        found = forged(forest, f"lie-{number}", Commit(**{**vars(honest), "parents": parents}))
+        assert any("its recipe names" in words for words in found.wrong), found
+
+
+def test_a_merge_in_few_bits_without_one_is_made_again_too(forest: Repository) -> None:
+    merge(forest, bits=1.0)
+    merge(forest, [], without=["bee"], bits=1.0)
+    checked = joining.verify(forest, replay=True)
+    assert (checked.wrong, checked.unknown, checked.replayed) == ((), (), 2)
+
+
+def test_a_merge_that_changes_nothing_stores_nothing(forest: Repository) -> None:
+    before = forest.show("ant").state
+    made = merge(forest, ["bee"], into="ant", keep_local=".")
+    assert (made.kind, made.state, made.bytes) == ("merge", before, 0)
+    assert forest.fsck(deep=True).whole
+    assert joining.verify(forest, "ant", replay=True).replayed == 1
+
+
+def test_an_expression_from_somebody_else_is_never_tried(forest: Repository) -> None:
+    merge(forest, ["ant", "bee"], keep_local="norm")
+    honest = forest.show("trunk")
+    assert honest.recipe["local"] == ["norm.weight"]
+    slow = {**honest.recipe, "keep_local": "(((a|.)+)+)+$^"}
+    assert forged(forest, "slow", Commit(**{**vars(honest), "recipe": slow})).wrong == ()
+    assert merge(forest, [], into="slow", without=["bee"]).kind == "merge"
+    with pytest.raises(ConfigError, match="keep-local: expected a regular expression"):
+        merge(forest, ["cat", "dog"], keep_local="(")
+
+
+def test_what_goes_wrong_in_a_score_is_not_the_repositorys_doing(forest: Repository) -> None:
+    def score(path: Path) -> float:
+        raise FileNotFoundError("/no/such/data")
+
+    with pytest.raises(FileNotFoundError, match="/no/such/data"):
+        merge(forest, ["ant", "bee"], method={"name": "ties"}, scale="search", score=score)
+    with pytest.raises(ConfigError, match="two of these names stand for one commit"):
+        merge(forest, ["ant", "ant~0"])

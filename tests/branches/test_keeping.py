@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.branches.makers import model, tuned, written
 
-from phloem.branches import chains, committing, keeping, packs, repacking, squashing
+from phloem.branches import chains, committing, keeping, repacking, squashing
 from phloem.branches.checking import fsck
 from phloem.branches.collecting import gc
 from phloem.branches.folder import Folder
@@ -453,4 +453,3 @@ def test_metrics_files_and_examples_come_along(repo: Repository, tmp_path: Path)
     assert (commit.examples, commit.site, commit.metrics) == (200, "clinic", {"loss": 0.5})
     assert repo.objects.get(commit.files["config.json"]) == b'{"n": 1}'
     assert commit.metadata == {"format": "pt"}
-    assert packs.FILE == 5

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
+import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +100,29 @@ def test_restoring_stays_cheap_because_key_frames_are_written_where_it_would_not
         assert keys >= 1
         assert max(chains) <= 2.0
         assert len(Restored(repo.objects, repo.show("trunk").state).parts) == 2
+
+
+def test_a_model_of_several_types_is_decoded_in_parts_too(tmp_path: Path) -> None:
+    """Lossless frames sort tensors by type, lossy ones by name: neither may tie the whole model together."""
+    state: dict[str, np.ndarray] = {}
+    draw = generator(0, "mixed")
+    for number in range(12):
+        state[f"layer.{number:02}.a"] = draw.normal(size=(700, 1000)).astype(np.float16)
+        state[f"layer.{number:02}.norm"] = np.ones(1000, np.float32)
+    with Repository.create(tmp_path / ".phloem") as repo:
+        repo.commit(written(tmp_path / "m.safetensors", state))
+        assert len(repo.restored().parts) == 4
+        for seed in range(2):
+            for array in state.values():
+                array.reshape(-1)[seed::97] += array.dtype.type(0.01)
+            repo.commit(written(tmp_path / "m.safetensors", state), bits=0.5)
+        restored = repo.restored()
+        assert len(restored.chain) == 3
+        assert len(restored.parts) == 3
+        assert max(part.size for part in restored.parts) < 3 * 2 * 5_000_000
+        repo.checkout("trunk", tmp_path / "o.safetensors")
+        again = load_file(tmp_path / "o.safetensors")
+        assert all(np.abs(again[name] - array).max() < 0.02 for name, array in state.items())
 
 
 def test_lossless_keeps_every_bit_of_every_type(repo: Repository, tmp_path: Path) -> None:
@@ -316,3 +342,45 @@ def test_models_of_every_shape_come_back(tmp_path: Path) -> None:
             elif array.size:
                 assert np.abs(again[name].astype(np.float64) - array).max() < 1e-2
         assert len(SHAPES) == 4
+
+
+def test_what_no_reader_takes_is_refused_before_anything_is_coded(repo: Repository, tmp_path: Path) -> None:
+    path = written(tmp_path / "a.safetensors", tuned(model(), 1))
+    said: list[dict[str, object]] = [
+        {"examples": -3}, {"examples": 1.5}, {"metrics": {"x": float("nan")}}, {"metrics": {"x": True}},
+        {"metrics": {"x": 10**400}}, {"site": 5}, {"message": 5}, {"author": "\x9b31m"}, {"author": "a\u202eb"},
+    ]  # fmt: skip
+    before = repo.folder.pack_names()
+    for words in said:
+        with pytest.raises(ConfigError):
+            repo.commit(path, **words)  # type: ignore[arg-type]
+    assert repo.folder.pack_names() == before
+
+
+def test_what_is_no_file_costs_only_itself(repo: Repository) -> None:
+    """A pipe, a directory and a link that leads round in a circle, where a pack would lie."""
+    folder = repo.folder.root / "packs"
+    os.mkfifo(folder / f"{'a' * 64}.pack")
+    (folder / f"{'b' * 64}.pack").mkdir()
+    (folder / f"{'c' * 64}.pack").symlink_to(folder / f"{'c' * 64}.pack")
+    with Repository.open(repo.folder.root) as again:
+        assert len(list(again.log())) == 1
+        assert len(again.objects.damaged_packs) == 3
+
+
+def test_a_pack_that_unpacks_to_much_more_than_it_is_is_refused() -> None:
+    import zstandard
+
+    from phloem.branches import packs
+    from phloem.branches.blobs import Bytes
+
+    name, data = packs.pack([(packs.COMMIT, b"x" * (5 << 20))])
+    assert len(data) < 2000
+    with pytest.raises(FormatError, match="claims more than there can be"):
+        packs.index(Bytes(data), name)
+    body = zstandard.compress(b"y" * 4000)
+    rows = sorted(hashlib.sha256(bytes([n])).digest() for n in range(3))
+    table = b"".join(struct.pack("<32sBQQQ", row, 0x81, 8, len(body), 4000) for row in rows)
+    made = b"PHLOEMP\x01" + body + table + struct.pack("<Q8s", 3, b"PHLOEMI\x01")
+    with pytest.raises(FormatError, match="objects overlap"):
+        packs.index(Bytes(made), hashlib.sha256(table).hexdigest())

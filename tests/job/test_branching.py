@@ -186,5 +186,6 @@ def test_a_round_that_lies_about_a_sites_frame_or_its_state_is_found(
 def test_a_runs_ledger_key_signs_its_commits(repo: Repository, tmp_path: Path) -> None:
     built(repo, tmp_path / "run", rounds=2, ledger={})
     checked = joining.verify(repo)
-    assert (dict(checked.signers), checked.wrong) == ({"coordinator": 3}, ())
+    assert checked.wrong == ()
+    assert [(name.split("+")[0], count) for name, count in checked.signers.items()] == [("coordinator", 3)]
     assert json.loads((tmp_path / "run" / "branch.json").read_bytes())["branch"] == "trunk"

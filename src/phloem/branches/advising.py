@@ -1,21 +1,22 @@
 """`advise`: should these branches be merged, kept apart, or merged in groups?
 
-What counts is how well each site is served on its own data: branches that stay apart win by far where sites differ, and
-lose where they do not, because each saw only its own few examples. There are two kinds of advice:
+What counts is how well each site is served on its own data: branches that stay apart win where sites differ, and lose
+where they do not, because each saw only its own few examples. There are two kinds of advice:
 
 - With a `score` of each site, branches and merges of all or of groups are scored by the sites, and what serves them
   best on average is advised; where the scores cannot tell, the states decide.
-- From the states alone: changes that have much in common point the same way, and the less the base had learnt, the more
-  of every change is what any site would have taught it. So branches are merged if the median cosine of two changes is
-  at least `LINE + SLOPE · (mean norm of the changes ÷ norm of the base)`. That cannot tell what is a site's own from
-  the noise of few examples: `benchmarks/merging.py advice` says how often either is right.
+- From the states alone: what any site would have taught moves all branches the same way, the more so the less the base
+  had learnt. So they are merged if the median cosine of two changes is at least `LINE + SLOPE · (mean norm of the
+  changes ÷ norm of the base)`. That cannot tell what is a site's own from the noise of few examples.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,15 +38,11 @@ from phloem.files.tensorfile import Progress, bytes_of, silent
 if TYPE_CHECKING:
     from phloem.branches.repository import Repository
 
-#: The median cosine from which branches are merged, and how it rises with the relative norm of their changes: what fits
-#: best to the digits CNN with four trunks, seeds 100 to 104 (as `benchmarks/merging.py advice --fit` does).
-LINE, SLOPE = 0.11, 0.3
-#: Nearer to the line than this, the states say little.
-NEAR = 0.05
-#: Groups are told apart if cosines within them exceed those between them by this much: skewed labels alone give less.
-GROUPED = 0.25
-#: Besides the mean, sites score task arithmetic of so many times the mean change.
-STEPS = (1.5, 2.0, 3.0)
+#: What fits best to the digits CNN with four trunks, seeds 100 to 104 (`benchmarks/merging.py advice --fit`).
+LINE, SLOPE = 0.17, 0.2
+NEAR = 0.05  # to the line: there the states say little
+GROUPED = 0.25  # cosines within groups above those between them; and then no branch may be left alone
+STEPS = (1.5, 2.0, 3.0)  # of task arithmetic, in times the mean change: scored besides the mean
 APART, MERGE, GROUPS = "keep apart", "merge", "groups"
 Groups = tuple[tuple[str, ...], ...]
 
@@ -114,7 +111,7 @@ class Trial:
     @property
     def mean(self) -> float:
         """The mean over the sites."""
-        return math.fsum(self.scores.values()) / len(self.scores)
+        return statistics.fmean(self.scores.values())
 
 
 @dataclass(frozen=True)
@@ -126,8 +123,7 @@ class Evidence:
         obstacles: why a branch cannot be merged at all, by its name.
         total: all layers as one; None with fewer than two branches that can be merged.
         cosine, line: the median over the pairs, and what it was compared with.
-        trials: what was scored; the first is every branch alone. Empty without scores.
-        noise: the standard error of the best trial's gain over the first.
+        trials, noise: what was scored, first every branch alone; the standard error of the best one's gain over that.
     """
 
     base: str | None = None
@@ -172,8 +168,7 @@ def advise(
         repo: the repository.
         names: two or more branches.
         into: a branch that they would be merged into; what it has done since takes no part.
-        score: for every name how good a model in a safetensors file is on that site's own held-out data: the more, the
-            better, in one unit for all.
+        score: by name, how good a model file is on the site's own held-out data: the more, the better, in one unit.
         progress: told what is being done, and how far it is.
 
     Raises:
@@ -215,10 +210,9 @@ def _evidence(
     layers = sums_of(start, [states[name] for name in able], scratch, progress)
     sums = sum(layers.values(), np.zeros((3, len(able) + 1, len(able) + 1)))
     for name, norm in zip(able, np.diag(sums[0])[1:], strict=True):
-        if norm == 0:
-            obstacles[name] = "it has changed nothing since the base"
-        elif not norm < math.inf:
-            obstacles[name] = "it or the base holds NaN or infinities"
+        if not 0 < norm < math.inf:
+            still, wrong = "it has changed nothing since the base", "it or the base has NaN or infinities"
+            obstacles[name] = wrong if norm else still
     places = [0, *(n for n, name in enumerate(able, start=1) if name not in obstacles)]
     able = [name for name in able if name not in obstacles]
     if len(able) < 2:
@@ -230,10 +224,9 @@ def _evidence(
 
 
 def _kept(commit: Commit, base: str) -> float:
-    """Coding leaves √(1 − NMSE) of a change's length, and what it left out has nothing to do with other changes."""
-    if commit.drift is None or commit.parents != (base,):
-        return 1.0  # exact; or of many commits, of which only the last one's loss is left
-    return math.sqrt(max(0.1, 1 - commit.drift.relative**2))
+    """What coding leaves of a change's length: √(1 − NMSE); of many commits only the last one's loss is left."""
+    lost = commit.drift.relative if commit.drift and commit.parents == (base,) else 0.0
+    return math.sqrt(max(0.1, 1 - lost**2))
 
 
 def _trials(
@@ -243,25 +236,17 @@ def _trials(
     names = [branch.name for branch in evidence.branches]
     path, base = rest[0] / "candidate.safetensors", evidence.base or ""
 
-    def scored(name: str) -> float:
-        found = float(score[name](path))
-        if not math.isfinite(found):
-            raise ConfigError(f"the score of '{name}' is {found}, not a number", hint="see what it prints")
-        return found
-
     def merged(group: Sequence[str], weights: Sequence[float] = (), **method: Any) -> dict[str, float]:
-        rows = tuple(
-            Merged(commits[n], n, w) for n, w in zip(group, weights or [1.0] * len(group), strict=True)
-        )
+        factors = weights or [1.0] * len(group)
+        rows = tuple(Merged(commits[n], n, w) for n, w in zip(group, factors, strict=True))
         recipe = Recipe(base, base, rows, to_json(from_json(method or {"name": "mean"})))
         merge_to(path, recipe, repo.objects, *rest)
-        return {name: scored(name) for name in group}
+        found = {name: float(score[name](path)) for name in group}
+        if odd := [name for name, value in found.items() if not math.isfinite(value)]:
+            raise ConfigError(f"the score of '{odd[0]}' is {found[odd[0]]}, not a number")
+        return found
 
-    alone = {}
-    for name in names:
-        repo.checkout(commits[name], path)
-        alone[name] = scored(name)
-    trials = [Trial("apart", alone), Trial("mean", merged(names))]
+    trials = [Trial("apart", {name: merged([name])[name] for name in names}), Trial("mean", merged(names))]
     counts = [float(repo.objects.commit(commits[name]).examples or 0) for name in names]
     if all(counts) and len(set(counts)) > 1:
         trials.append(Trial("mean by examples", merged(names, counts)))
@@ -300,15 +285,12 @@ def sums_of(
     found: dict[str, Doubles] = {}
     places, done = range(len(states) + 1), 0
     for specs in groups(base):
-        spilled = Spilled(scratch / "compared", [base, *states], specs)
-        try:
+        with closing(Spilled(scratch / "compared", [base, *states], specs)) as spilled:
             for spec in specs if states else ():
                 total = found.setdefault(layer_of(spec.name), np.zeros((3, len(places), len(places))))
                 for _, part in OneTensor(spilled, spec, places, ()).chunks() if spec.dtype in CODED else ():
                     with np.errstate(invalid="ignore", over="ignore"):
                         total += _sums(part.astype(np.float64))
-        finally:
-            spilled.close()
         done += sum(map(bytes_of, specs))
         progress("comparing branches", done, base.size_bytes)
     return found
@@ -379,29 +361,37 @@ def by_states(names: Sequence[str], evidence: Evidence) -> Advice:
         f"are worth merging from {line:.2f} on; averaging leaves {100 * evidence.total.left:.0f} % of their length",
         f"from the states alone, this is {sure}: let the sites score it",
     )
-    if within and between and statistics.fmean(within) - statistics.fmean(between) >= GROUPED:
+    pairs = all(len(group) > 1 for group in several) and within and between
+    if pairs and statistics.fmean(within) - statistics.fmean(between) >= GROUPED:
         return Advice(GROUPS, several, evidence, words)
     return _all_or_none(names, evidence, words, merge=cosine >= line)
 
 
 def by_scores(names: Sequence[str], free: Advice, trials: Sequence[Trial]) -> Advice:
     """The advice from the sites' scores; where they cannot tell, that from the states."""
-    apart, best = trials[0], max(trials[1:], key=lambda trial: trial.mean)
-    gains = {name: best.scores[name] - apart.scores[name] for name in names}
-    gain, noise = best.mean - apart.mean, float(np.std([*gains.values()], ddof=1)) / math.sqrt(len(names))
+    apart, best = trials[0], max((one for one in trials[1:] if one.what != GROUPS), key=lambda one: one.mean)
+    if trials[-1].what == GROUPS and operator.gt(*_gain(trials[-1], best)):
+        best = trials[-1]
+    gain, noise = _gain(best, apart)
     evidence = replace(free.evidence, trials=tuple(trials), noise=noise)
-    losing = ", ".join(name for name in names if gains[name] < 0) or "nobody"
+    losing = ", ".join(name for name in names if best.scores[name] < apart.scores[name]) or "nobody"
     words = (
         f"the sites' mean score is {apart.mean:.4g} apart and {best.mean:.4g} by the best merge ({best.what}): "
         f"{gain:+.2g}, with a standard error of {noise:.2g}",
         f"with that merge, worse off than alone: {losing}",
     )
     if abs(gain) <= noise / 2:
-        both = (*words, "that is within the noise, so the states decide", *free.words)
-        return replace(free, evidence=evidence, words=both)
+        why = "that is within the noise, so the states decide"
+        return replace(free, evidence=evidence, words=(*words, why, *free.words))
     if gain > 0 and best.what == GROUPS:
         return Advice(GROUPS, grouped(names, evidence), evidence, words)
     return _all_or_none(names, evidence, words, merge=gain > 0)
+
+
+def _gain(one: Trial, other: Trial) -> tuple[float, float]:
+    """How much more the sites have of one than of the other, on average, and its standard error."""
+    gains = [one.scores[name] - other.scores[name] for name in one.scores]
+    return statistics.fmean(gains), statistics.stdev(gains) / math.sqrt(len(gains))
 
 
 def _all_or_none(names: Sequence[str], evidence: Evidence, words: tuple[str, ...], *, merge: bool) -> Advice:

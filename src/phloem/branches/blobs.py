@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -66,11 +67,14 @@ class Opened:
         """Opens it.
 
         Raises:
-            OSError: it cannot be opened.
+            OSError: it cannot be opened. FormatError: it is no file.
         """
         self.descriptor = -1
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.size = os.fstat(self.descriptor).st_size
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait
+        found = os.fstat(self.descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise FormatError(f"{path.name[:80]} is no file")
+        self.size = found.st_size
 
     def __del__(self) -> None:
         if self.descriptor >= 0:
@@ -98,7 +102,9 @@ class Stretch:
                     raise FormatError(f"{self.name} has become shorter while it was read")
                 found += more
         except OSError as error:
-            if error.errno == errno.EIO:  # a place on the disk that is lost costs what is there, not everything
+            if (
+                error.errno == errno.EIO
+            ):  # a place on the disk that is lost costs what is there, not everything
                 raise FormatError(f"{self.name} is damaged: the disk cannot read it") from error
             raise StoreError(f"{self.name} cannot be read: {error.strerror}") from error
         return found
@@ -108,13 +114,17 @@ def blob_of(path: Path, name: str) -> Stretch:
     """A whole file.
 
     Raises:
-        NotFoundError: there is none. StoreError: it cannot be read.
+        NotFoundError: there is none. StoreError: it cannot be read. FormatError: it is no file.
     """
     try:
         file = Opened(path)
     except FileNotFoundError as error:
         raise NotFoundError(f"{name} is not there") from error
+    except FormatError:
+        raise
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise FormatError(f"{name} is a link that leads round in a circle") from error
         raise StoreError(f"{name} cannot be read: {error.strerror}") from error
     return Stretch(file, 0, file.size, name)
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 
 from phloem.branches import mending, packs
 from phloem.branches.catalog import Catalog
+from phloem.branches.decoding import Decoder, depth_first
 from phloem.branches.folder import Folder
 from phloem.branches.history import reachable
 from phloem.branches.objects import Place
 from phloem.branches.records import Encoding
 from phloem.branches.refs import Refs
-from phloem.branches.restore import Restored
 from phloem.branches.scanning import Scan, scan
 from phloem.errors import ConfigError, PhloemError
 
@@ -180,6 +180,7 @@ class _Check:
     def _commits(self) -> Iterator[Finding]:
         """Commits and files that are not there."""
         damaged = self.scan.damaged
+        seen = self.scan.whole | damaged
         for digest, names in self.named.items():
             if digest not in self.known and digest not in damaged:
                 yield Finding(
@@ -188,12 +189,12 @@ class _Check:
         told: set[str] = set()
         for here in self.reached:
             for parent in self.known[here].parents:
-                if parent not in self.known and parent not in damaged | told:
+                if parent not in self.known and parent not in damaged and parent not in told:
                     told.add(parent)
                     words = f"the commit {parent[:12]}, from which {here[:12]} came, is missing"
                     yield Finding(MISSING, "commit", parent, words)
             for name, digest in self.scan.objects.commit(here).files.items():
-                if digest not in self.scan.whole | damaged | told:
+                if digest not in seen and digest not in told:
                     told.add(digest)
                     words = f"the file '{name:.80}' of the commit {here[:12]} is missing"
                     yield Finding(MISSING, "file", digest, words)
@@ -203,22 +204,19 @@ class _Check:
         ways, states = self.scan.ways(), {self.known[digest].state for digest in self.reached}
         records = {one: digest for digest, one in self.scan.encodings.items()}
         if self.deep:
-            order = sorted(states & ways.last.keys(), key=lambda state: (len(ways.chain(state)), state))
-            todo = [one for state in order for one in ways.giving(state)]
+            todo = [one for state in depth_first(ways, states) for one in ways.giving(state)]
         else:
             refs = self.scan.refs or Refs()
             head = refs.branches.get(refs.current, "")
             state = self.known[head].state if head in self.known else ""
             todo = ways.chain(state)[-1:] if state in ways.last else []
+        decoder = Decoder(self.scan.objects, ways)
         for number, one in enumerate(todo):
             self.progress("restoring", number, len(todo))
             if one.base is not None and one.base not in ways.last:
                 continue  # what it builds on does not come out
-            chain = [*(ways.chain(one.base) if one.base is not None else ()), one]
             try:
-                with Restored(self.scan.objects, one.state, chain=chain) as state_:
-                    for _ in state_.iterate():
-                        pass
+                decoder.check(one)
                 self.restored += 1
             except PhloemError as error:
                 bad.add(one)
@@ -230,19 +228,19 @@ class _Check:
 
     def _states(self, bad: frozenset[Encoding]) -> Iterator[Finding]:
         """States that nothing gives, and frames that are not there."""
-        ways, whole, damaged = self.scan.ways(bad), self.scan.whole, self.scan.damaged
+        ways, seen = self.scan.ways(bad), self.scan.whole | self.scan.damaged
         commit_of = {self.known[digest].state: digest for digest in sorted(self.reached)}
         catalog = self.scan.objects.catalog
         told: set[str] = set()
         for state, commit in sorted(commit_of.items()):
-            if state not in whole | damaged:
+            if state not in seen:
                 words = f"the record of the state {state[:12]} of the commit {commit[:12]} is missing"
                 yield Finding(MISSING, "state", state, words)
             elif state not in ways.last:
                 words = f"nothing that is whole gives the state {state[:12]} of the commit {commit[:12]}"
                 yield Finding(MISSING, "state", state, words)
             for one in catalog.encodings(state):
-                if one.frame not in whole | damaged | told:
+                if one.frame not in seen and one.frame not in told:
                     told.add(one.frame)
                     words = f"the frame {one.frame[:12]}, which gives the state {state[:12]}, is missing"
                     yield Finding(MISSING, "frame", one.frame, words)

@@ -20,6 +20,7 @@ from phloem.branches.blobs import BlobFile, blob_of
 from phloem.branches.drafts import Draft
 from phloem.branches.records import Commit, Drift
 from phloem.branches.restore import Body, Restored, Tensors
+from phloem.codecs.registry import codec_from
 from phloem.errors import ConfigError
 from phloem.files.container import FrameReader
 from phloem.files.dtypes import CODED, Raw, floats
@@ -80,16 +81,21 @@ def store_model(
         made = encode_file(model.path, frame, base=before, lossless=True, progress=progress)
     else:
         name = coding.get("codec", "ecsq")
+        codec_from(
+            {"codec": name, **options}
+        )  # a commit may come from an enemy: a codec's own words, no others
         made = encode_file(model.path, frame, base=before, codec=name, progress=progress, **options)
     after = scratch / "state.safetensors"
     with TensorFile.open(before) as old:
         record, largest = _applied(frame, old, model, after)
     state = draft.add(packs.STATE, record)
     codec = "lossless" if lossless else "/".join(filter(None, (made.codec, made.effort)))
-    encoding = draft.add_frame(frame, state, base.state, "file", codec)
     size = chains.Size(model.contents.size, model.size_bytes)
-    times = chains.times_reading([*base.chain, encoding], size)
-    if times > chains.MOST_TIMES and state not in (base.state,):
+    chain = list(base.chain)
+    if state != base.state:  # or there is nothing new to store
+        chain.append(draft.add_frame(frame, state, base.state, "file", codec))
+    times = chains.times_reading(chain, size)
+    if times > chains.MOST_TIMES and state != base.state:
         key = scratch / "key.phl"
         encode_file(after, key, lossless=True, progress=progress)
         times = chains.times_reading([draft.add_frame(key, state, None, "file", "lossless")], size)

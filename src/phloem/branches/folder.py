@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import filecmp
 import json
 import os
 import secrets
@@ -34,6 +35,7 @@ from phloem.store.files import sync, write_durably
 NAME = ".phloem"
 VERSION = 1
 _FORMAT, _REFS, _LOCK = "format.json", "refs.json", "lock"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _MOST_OPEN = 128
 _IN_THE_MAKING_SECONDS = 3600.0
 
@@ -57,7 +59,7 @@ class Folder:
             raise ConfigError(
                 f"there is no repository in {root}", hint="make one here with phloem init"
             ) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise StateError(f"{root / _FORMAT} cannot be read: {error}", hint="restore it") from error
         if not isinstance(said, dict) or said.get("format") != "phloem repository":
             raise ConfigError(f"{root} is no repository of models")
@@ -65,7 +67,8 @@ class Folder:
             raise StateError(
                 f"{root} is a repository of version {said.get('version')!r:.20}, this is version {VERSION}"
             )
-        self.settings: dict[str, Any] = said.get("settings") or {}
+        settings = said.get("settings")
+        self.settings: dict[str, Any] = settings if isinstance(settings, dict) else {}
         self._open: dict[str, Blob] = {}
 
     @classmethod
@@ -169,9 +172,11 @@ class Folder:
         """Takes a file from `tmp` in as the frame of this digest; durable when this returns."""
         place = self.frame_path(digest)
         with writing(self.root):
-            if place.exists():
-                path.unlink()
-                return
+            with contextlib.suppress(FileNotFoundError):
+                if filecmp.cmp(path, place, shallow=False):
+                    path.unlink()
+                    return
+            self._open.pop(str(place), None)  # one that is there is damaged, and gives way
             if not place.parent.exists():
                 place.parent.mkdir(exist_ok=True)
                 sync(place.parent.parent)
@@ -185,8 +190,11 @@ class Folder:
         name, data = packs.pack(objects)
         path = self._pack_path(name)
         with writing(self.root):
-            if not path.exists():
-                write_durably(path, data)
+            with contextlib.suppress(FileNotFoundError):
+                if path.read_bytes() == data:
+                    return name
+            self._open.pop(str(path), None)  # one that is there is damaged, and is put right
+            write_durably(path, data)
         return name
 
     def remove_pack(self, name: str) -> None:
@@ -214,9 +222,12 @@ class Folder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """While this lasts nobody else moves names or removes anything."""
-        with writing(self.root), (self.root / _LOCK).open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        with writing(self.root):
+            lock = (self.root / _LOCK).open("ab")
+        with lock:
+            with writing(self.root):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield  # outside: what goes wrong there is not the repository's doing
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -226,9 +237,12 @@ class Folder:
         try:
             with writing(self.root):
                 making.mkdir(parents=True)
-                with (making / _LOCK).open("ab") as lock:
+                lock = (making / _LOCK).open("ab")
+            with lock:
+                with writing(self.root):
                     fcntl.flock(lock, fcntl.LOCK_EX)
                     making.rename(path)
+                with _filling(self.root):  # what else goes wrong there is not the repository's doing
                     yield path
         finally:
             shutil.rmtree(making, ignore_errors=True)
@@ -295,6 +309,18 @@ def moved(branch: str, expected: str | None, found: str | None) -> ConflictError
 
 
 @contextlib.contextmanager
+def _filling(root: Path) -> Iterator[None]:
+    """Turns what the system says of a full disk into our words, and nothing else."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StoreError) or error.errno not in _FULL:
+            raise
+        with writing(root):
+            raise
+
+
+@contextlib.contextmanager
 def writing(root: Path) -> Iterator[None]:
     """Turns the system's errors into ours, with the reason in words."""
     try:
@@ -302,5 +328,5 @@ def writing(root: Path) -> Iterator[None]:
     except StoreError:
         raise
     except OSError as error:
-        hint = "free some space; nothing was lost" if error.errno == errno.ENOSPC else None
+        hint = "free some space; nothing was lost" if error.errno in _FULL else None
         raise StoreError(f"{root} could not be written: {error.strerror}", hint=hint) from error

@@ -48,6 +48,9 @@ def _start(name: str, refs: Refs, objects: Objects) -> str:
         return refs.remotes[place][branch]
     if re.fullmatch(f"[0-9a-f]{{{_SHORTEST},64}}", name):
         found = objects.catalog.starting_with(name)
+        if not found:  # somebody else may have made it since
+            objects.refresh()
+            found = objects.catalog.starting_with(name)
         if len(found) > 1:
             raise ConfigError(f"'{name}' is the beginning of more than one commit", hint="give more digits")
         if found:

@@ -15,7 +15,7 @@ from phloem.branches.records import Commit, check_author, now
 from phloem.branches.refs import Refs
 from phloem.branches.restore import Restored
 from phloem.branches.signing import check_trusted, signer_of
-from phloem.errors import ConfigError, PhloemError, ProofError
+from phloem.errors import ConfigError, ConflictError, PhloemError, ProofError
 from phloem.files.tensorfile import Progress, TensorFile, silent
 from phloem.tlog.keys import VerifierKey
 
@@ -101,6 +101,10 @@ def merge(
     if target not in refs.branches:
         raise ConfigError(f"there is no branch '{target}'", hint=f"phloem branch {target}")
     head = refs.branches[target]
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ConfigError("expected the names of branches as texts, one after another")
+    method = dict(method or {"name": "mean"})
+    methods.from_json(method)  # its words are checked before anything else
     if not names:
         recipe = _again(repo, head, without, refs)
         message = message or f"Merge again, without {', '.join(without)}"
@@ -114,13 +118,15 @@ def merge(
         done = _without_merging(repo, target, head, commits, keep_local)
         if done is not None:
             return done
-        recipe = _recipe(repo, target, head, commits, method or {"name": "mean"}, weights, base)
+        if len(set(commits.values())) < len(commits):
+            raise ConfigError("two of these names stand for one commit", hint="name every branch once")
+        recipe = _recipe(repo, target, head, commits, method, weights, base)
         recipe = replace(recipe, keep_local=keep_local, key=key, excluded=tuple(without))
         message = message or f"Merge {', '.join(left)} into {target}"
         parents = tuple(dict.fromkeys((head, *commits.values())))
     if scale is not None and scale != "search":
         recipe = replace(recipe, method={**recipe.method, "scale": float(scale)})
-    methods.from_json(recipe.method)  # its words are checked before anything is read
+    methods.from_json(recipe.method)  # with its scale
     with repo.folder.scratch() as scratch:
         outcome = _made(repo, recipe, scratch, scale, score, progress)
         draft = Draft(repo.folder, repo.objects, scratch)
@@ -229,7 +235,7 @@ def _without_merging(
 
     def change(refs: Refs) -> Refs:
         if refs.branches.get(target) != head:
-            raise ConfigError(f"branch '{target}' moved meanwhile", hint="merge again")
+            raise ConflictError(f"branch '{target}' moved meanwhile", hint="merge again")
         return refs.with_branch(target, commit)
 
     repo.folder.move(keeping.checked(repo.objects, change))
@@ -264,7 +270,8 @@ class Verified:
 
     Attributes:
         commits: how many records were read and are what their digests name.
-        signers: who signed, as the keys say, and how many commits; every one of the signatures holds.
+        signers: which keys signed (the name that a key gives itself, and its id), and how many commits; every one of
+            the signatures holds.
         tensors: how many tensors of the state were decoded and checked.
         replayed: how many merges were computed again and gave the same bits.
         wrong: what does not hold, in words; empty if all does.
@@ -318,7 +325,11 @@ def verify(
     for number, (digest, commit) in enumerate(todo):
         progress("merging again", number, len(todo))
         try:
+            _check_named(commit, commits)
             state = replayed_state(repo, commit)
+        except ProofError as error:
+            wrong.append(f"the merge {digest[:12]}: {error.message}")
+            continue
         except PhloemError as error:
             unknown.append(f"the merge {digest[:12]} cannot be made again: {error.message}")
             continue
@@ -340,9 +351,29 @@ def replayed_state(repo: Repository, commit: Commit) -> str:
         path = scratch / "merged.safetensors"
         merging.merge_to(path, recipe, repo.objects, scratch, silent, again=True)
         draft = Draft(repo.folder, repo.objects, scratch)
-        before = Restored(repo.objects, repo.objects.entry(recipe.into).state)
+        before = Restored(repo.objects, repo.objects.commit(commit.parents[0]).state)
         with TensorFile.open(path) as model:
             return store_model(draft, model, before, commit.coding or LOSSLESS, progress=silent).state
+
+
+def _check_named(commit: Commit, commits: Mapping[str, Commit]) -> None:
+    """Nothing, if what a merge's recipe names is what its commit came from.
+
+    Raises:
+        ProofError: it names something else.
+    """
+    recipe = Recipe.from_json(commit.recipe)
+    found: set[str] = set()
+    todo = list(commit.parents)
+    while todo:
+        here = todo.pop()
+        if here in commits and here not in found:
+            found.add(here)
+            todo += commits[here].parents
+    if not recipe.commits <= found:
+        raise ProofError("its recipe names a commit that it did not come from")
+    if commit.parents[:1] != (recipe.again or recipe.into,):
+        raise ProofError("its recipe names another commit as the branch's own than its first parent")
 
 
 def _records(
@@ -362,7 +393,8 @@ def _records(
             todo += commit.parents
             if commit.signature:
                 key = signer_of(commit.unsigned(), commit.signature)
-                signers[key.name] = signers.get(key.name, 0) + 1
+                name = f"{key.name}+{key.id.hex()}"
+                signers[name] = signers.get(name, 0) + 1
                 if trusted is not None:
                     check_trusted(key, trusted)
             elif trusted is not None:

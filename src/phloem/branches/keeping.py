@@ -152,19 +152,24 @@ def take_out(
     """
     freed = Freed()
     gone: dict[str, int] = {}
-    whole, made = set(whole), set()
-    for name in objects.catalog.pack_names():
+    there = {name: _size(folder, name) for name in objects.catalog.pack_names()}
+    for name in whole:  # first, because another may be written again as this very one
+        freed.bytes += there.pop(name)
+        freed.packs += 1
+        if not dry_run:
+            folder.remove_pack(name)
+    for name in list(there):
         rows = objects.catalog.rows_of(name)
-        dead = {row.digest: row.kind for row in rows if name in whole or is_dead(row.digest)}
-        if not dead or (age_of(folder, name) > before and name not in whole):
+        dead = {row.digest: row.kind for row in rows if is_dead(row.digest)}
+        if not dead or age_of(folder, name) > before:
             continue
         contents = [] if len(dead) == len(rows) else _without(folder, rows, name, dead)
         if contents is None:
             freed.kept.append(name)
             continue
-        freed.bytes += _replace(folder, name, contents, made, dry_run=dry_run)
+        freed.bytes += _replace(folder, name, contents, there, dry_run=dry_run)
         freed.packs += 1
-        gone |= {digest: kind for digest, kind in dead.items() if is_dead(digest)}
+        gone |= dead
     for digest, size in folder.frames().items():
         if is_dead(digest) and _frame_age(folder, digest) <= before:
             freed.bytes += size
@@ -218,18 +223,18 @@ def _without(
 
 
 def _replace(
-    folder: Folder, name: str, contents: list[tuple[int, bytes]], made: set[str], *, dry_run: bool
+    folder: Folder, name: str, contents: list[tuple[int, bytes]], there: dict[str, int], *, dry_run: bool
 ) -> int:
     """Puts a pack of these contents in the place of another (or nothing); gives how many bytes fewer that is.
 
-    `made` are the packs that were made before, or would have been.
+    `there` are the packs and their sizes, or what they would be.
     """
-    freed, age = _size(folder, name), age_of(folder, name)
+    freed, age = there.pop(name), age_of(folder, name)
     if contents:
         new, data = packs.pack(contents)
-        if new not in made and not _size(folder, new):
+        if new not in there:
             freed -= len(data)
-        made.add(new)
+            there[new] = len(data)
         if not dry_run:
             folder.add_pack(contents)
             _set_age(folder, new, age)

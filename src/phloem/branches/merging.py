@@ -8,7 +8,7 @@ merge without one contribution possible later.
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -21,8 +21,9 @@ from phloem.branches.objects import Objects
 from phloem.branches.records import check_digest
 from phloem.branches.restore import Restored
 from phloem.branches.spill import OneTensor, Spilled, groups
-from phloem.errors import ConfigError, FormatError
+from phloem.errors import ConfigError, FormatError, ProofError
 from phloem.files.dtypes import CODED, Raw, rounded
+from phloem.files.sources import matching
 from phloem.files.tensorfile import Progress, TensorFileWriter, bytes_of
 from phloem.tensors import TensorSpec
 
@@ -58,7 +59,8 @@ class Recipe:
         method: with all its options.
         resolved: what the method decided from the models (`Method.resolve`).
         key: where its random masks come from.
-        keep_local: a regular expression: tensors in whose names it is found stay those of `into`.
+        keep_local: a regular expression, for people to read: tensors in whose names it was found stay those of `into`.
+        local: the names of those tensors; what counts.
         excluded: names that were left out of a merge that was made again.
         again: the merge that this one repeats without them.
         search: the scales that were tried, and the score of each.
@@ -71,6 +73,7 @@ class Recipe:
     resolved: Mapping[str, Any] = field(default_factory=dict)
     key: int = 0
     keep_local: str | None = None
+    local: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
     again: str | None = None
     search: tuple[tuple[float, float], ...] = ()
@@ -93,23 +96,28 @@ class Recipe:
             branches = tuple(Merged(**row) for row in said["branches"])
             for digest in (said["base"], said["into"], *(row.commit for row in branches)):
                 check_digest(digest)
-            if said["keep_local"] is not None:
-                re.compile(said["keep_local"])
             methods.from_json(said["method"])
             weights = [row.weight for row in branches]
             if not all(type(w) in (int, float) for w in weights) or type(said["key"]) is not int:
                 raise FormatError("expected the weights and the key of a merge as numbers")
-            names = [row.name for row in branches]
+            rest: dict[str, Any] = {
+                "branches": branches,
+                "local": tuple(said["local"]),
+                "excluded": tuple(said["excluded"]),
+                "search": tuple((float(scale), float(score)) for scale, score in said["search"]),
+            }
+            names = [*(row.name for row in branches), *rest["local"], *rest["excluded"]]
+            names += [said[key] for key in ("keep_local", "again") if said[key] is not None]
             if not all(isinstance(name, str) for name in names) or not isinstance(said["resolved"], dict):
-                raise FormatError("expected the names of a merge's branches as texts")
-        except (TypeError, KeyError, re.error, ConfigError) as error:
+                raise FormatError("expected the names in a merge's recipe as texts")
+        except (TypeError, KeyError, ValueError, OverflowError, RecursionError) as error:
             raise FormatError(f"expected the recipe of a merge: {error}") from error
-        rest = {
-            "branches": branches,
-            "excluded": tuple(said["excluded"]),
-            "search": tuple(tuple(row) for row in said["search"]),
-        }
         return cls(**{**said, **rest})
+
+    @property
+    def commits(self) -> set[str]:
+        """Every commit that it names as a part of the merge."""
+        return {self.base, self.into, *(row.commit for row in self.branches)}
 
     def without(self, names: Sequence[str], again: str) -> Recipe:
         """The recipe of the same merge without some of its contributions.
@@ -127,7 +135,10 @@ class Recipe:
         if not left:
             raise ConfigError("without them nothing is left to merge")
         excluded = (*self.excluded, *names)
-        return replace(self, branches=left, excluded=excluded, again=again, resolved={}, search=())
+        pattern = self.keep_local if self.local else None
+        return replace(
+            self, branches=left, excluded=excluded, again=again, resolved={}, search=(), keep_local=pattern
+        )
 
 
 @dataclass(frozen=True)
@@ -148,10 +159,12 @@ def merge_to(
 ) -> Outcome:
     """Writes the model that a recipe gives to a safetensors file; memory is bounded by a few tensors.
 
-    With `again` the numbers that the method decided on are those that the recipe has: a replay.
+    With `again` it is a replay: what the method decides on must be what the recipe says, and the recipe's own numbers,
+    whose last bits no other machine need have, are used.
 
     Raises:
         ConfigError: the models do not fit each other or the method, or hold NaN. FormatError: something is damaged.
+        ProofError: the recipe says that the method decided otherwise than it does.
     """
     method = methods.from_json(recipe.method)
     weights = [row.weight for row in recipe.branches]
@@ -164,10 +177,14 @@ def merge_to(
     labels = [row.name for row in recipe.branches]
     if len(set(labels)) != len(labels):
         raise ConfigError("a merge takes every branch once", hint=f"found {', '.join(labels)}")
+    if recipe.keep_local is not None and not recipe.local and not again:
+        recipe = replace(recipe, local=local_names(recipe.keep_local, into))
     driver = _Driver(method, recipe, weights, labels, [into, base, *states], scratch, progress)
+    resolved = dict(method.resolve(driver.survey() if method.needs_survey else None, weights))
     if not again:
-        survey = driver.survey() if method.needs_survey else None
-        recipe = replace(recipe, resolved=dict(method.resolve(survey, weights)))
+        recipe = replace(recipe, resolved=resolved)
+    elif not _agree(recipe.resolved, resolved):
+        raise ProofError(f"the recipe says that {method.name} decided otherwise than it does")
     kept = driver.write(path, recipe)
     return Outcome(recipe, kept)
 
@@ -219,14 +236,7 @@ class _Driver:
     def __post_init__(self) -> None:
         self.into = self.states[0]
         self.places = range(2, len(self.states))
-        pattern = self.recipe.keep_local
-        self.local = {
-            spec.name
-            for spec in self.into.contents.specs
-            if pattern is not None and re.search(pattern, spec.name)
-        }
-        if pattern is not None and not self.local:
-            raise ConfigError(f"keep-local: '{pattern:.60}' is found in the name of no tensor")
+        self.local = set(self.recipe.local)
 
     def survey(self) -> Any:
         """The method's statistic of the whole model."""
@@ -283,6 +293,38 @@ class _Driver:
                 spilled.close()
             done += sum(map(bytes_of, specs))
             self.progress(what, done, self.into.size_bytes)
+
+
+def local_names(pattern: str, state: Restored) -> tuple[str, ...]:
+    """The tensors in whose names a regular expression is found.
+
+    Raises:
+        ConfigError: it is no regular expression, or is found in none.
+    """
+    try:
+        found = matching(state.contents, pattern)
+    except ConfigError as error:
+        raise ConfigError(error.message.replace("only:", "keep-local:"), hint=error.hint) from error
+    return tuple(spec.name for spec in found.specs)
+
+
+def _agree(said: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Whether two machines decided alike: choices are the same, and numbers as near as sums in another order give."""
+    if set(said) != set(found):
+        return False
+    for key, value in found.items():
+        one, other = said[key], value
+        if key == "chosen":
+            if one != other:
+                return False
+            continue
+        if not isinstance(one, list) or len(one) != len(other):
+            return False
+        for mine, theirs in zip(one, other, strict=True):
+            numbers = all(type(v) in (int, float) for v in (mine, theirs))
+            if mine != theirs and not (numbers and math.isclose(mine, theirs, rel_tol=1e-6, abs_tol=1e-7)):
+                return False
+    return True
 
 
 def _restored(objects: Objects, commit: str, name: str) -> Restored:

@@ -27,8 +27,9 @@ from phloem.errors import FormatError
 
 COMMIT, STATE, ENCODING, FRAME, FILE = 1, 2, 3, 4, 5
 KINDS = {COMMIT: "commit", STATE: "state", ENCODING: "encoding", FRAME: "frame", FILE: "file"}
-#: Kinds that are compressed, and never larger than `LARGEST_RECORD`.
-_RECORDS = (COMMIT, STATE, ENCODING, FILE)
+#: Kinds that are compressed, and how large each may be: what a few bytes claim takes memory before it is refused.
+_LARGEST = {COMMIT: 4 << 20, STATE: LARGEST_RECORD, ENCODING: 4096, FILE: LARGEST_RECORD}
+_RECORDS = tuple(_LARGEST)
 _MAGIC, _END = b"PHLOEMP\x01", b"PHLOEMI\x01"
 _ROW = struct.Struct("<32sBQQQ")
 _COUNT = struct.Struct("<Q8s")
@@ -103,12 +104,15 @@ def index(blob: Blob, name: str) -> list[Row]:
     for digest, kind, offset, stored, whole in _ROW.iter_unpack(table):
         plain, compressed = kind & ~_COMPRESSED, bool(kind & _COMPRESSED)
         fits = len(_MAGIC) <= offset <= offset + stored <= start
-        limit = LARGEST_RECORD if plain in _RECORDS else stored
+        limit = _LARGEST.get(plain, stored)
         if plain not in KINDS or not fits or whole > limit or (not compressed and whole != stored):
             raise FormatError(f"{what} has an index that points outside it, or claims more than there can be")
         rows.append(Row(digest.hex(), plain, offset, stored, whole, compressed))
     if any(left.digest >= right.digest for left, right in itertools.pairwise(rows)):
         raise FormatError(f"{what} has an index that is not sorted")
+    places = sorted((row.offset, row.offset + row.stored) for row in rows)
+    if any(end > start for (_, end), (start, _) in itertools.pairwise(places)):
+        raise FormatError(f"{what} has an index in which objects overlap")
     return rows
 
 
@@ -121,7 +125,9 @@ def content_of(stored: bytes, row: Row) -> bytes:
     content = stored
     if row.compressed:
         try:
-            if zstandard.get_frame_parameters(stored).content_size != row.size:  # memory is taken by that claim
+            if (
+                zstandard.get_frame_parameters(stored).content_size != row.size
+            ):  # memory is taken by that claim
                 raise _damaged(row)
             content = zstandard.ZstdDecompressor().decompress(stored, max_output_size=row.size)
         except zstandard.ZstdError as error:
@@ -178,7 +184,7 @@ def _kind_of(said: int, content: bytes) -> int:
         for kind in (COMMIT, STATE, ENCODING):
             if isinstance(record, dict) and record.get("kind") == KINDS[kind]:
                 return kind
-    return said if said in (FRAME, FILE) else FILE
+    return said if said in (FRAME, FILE) else FRAME
 
 
 def _damaged(row: Row) -> FormatError:

@@ -21,6 +21,7 @@ VERSION = 1
 #: No record is larger than this; a state of 65,536 tensors with long names is below it.
 LARGEST_RECORD = 64 << 20
 _MOST_PARENTS = 4096
+_LARGEST = 1.7e308
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
@@ -88,6 +89,19 @@ class Commit:
         kept = {key: value for key, value in said.items() if key in _ALWAYS or value not in (None, {}, [])}
         return canonical.dumps({**kept, "kind": "commit", "of": self.kind, "version": VERSION})
 
+    def check(self) -> None:
+        """Nothing, if this is a commit that can be read again.
+
+        Raises:
+            ConfigError: something in it is not of the form that it has.
+        """
+        if not all(map(_is_number, self.metrics.values())):
+            raise ConfigError("a commit's metrics are finite numbers")
+        try:
+            Commit.unpack(self.pack())
+        except (FormatError, ConfigError) as error:
+            raise ConfigError(error.message) from error
+
     def unsigned(self) -> bytes:
         """What a signature signs: the record without one."""
         return Commit(**{**_values(self), "signature": {}}).pack()
@@ -118,7 +132,9 @@ def _check_texts(kind: Any, said: Mapping[str, Any]) -> None:
     texts = (kind, said["author"], said["time"], said["message"], said.get("site", ""))
     if not all(isinstance(text, str) for text in texts):
         raise FormatError("a commit's kind, author, time, message and site are texts")
-    if kind not in KINDS or not _TIME.fullmatch(said["time"]) or not _NAME.fullmatch(said["author"]):
+    author = said["author"]
+    is_name = _NAME.fullmatch(author) and author.isprintable()
+    if kind not in KINDS or not _TIME.fullmatch(said["time"]) or not is_name:
         raise FormatError("a commit's kind, time or author is not of the form that it has")
     parents = said["parents"]
     if not isinstance(parents, list) or len(parents) > _MOST_PARENTS:
@@ -136,8 +152,8 @@ def _check_tables(said: Mapping[str, Any]) -> None:
             raise FormatError(f"a commit's {key} is a table")
     for digest in said.get("files", {}).values():
         check_digest(digest)
-    if not all(type(v) in (int, float) for v in said.get("metrics", {}).values()):
-        raise FormatError("a commit's metrics are numbers")
+    if not all(_is_number(value) for value in said.get("metrics", {}).values()):
+        raise FormatError("a commit's metrics are finite numbers")
     for key in ("metadata", "signature"):
         if not all(isinstance(text, str) for text in said.get(key, {}).values()):
             raise FormatError(f"a commit's {key} is a table of texts")
@@ -197,6 +213,11 @@ class Encoding:
         return cls(**said)
 
 
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that a double holds."""
+    return type(value) in (int, float) and -_LARGEST < value < _LARGEST
+
+
 def check_digest(text: Any) -> str:
     """The digest, if it is one: SHA-256, 64 lower-case hexadecimal digits.
 
@@ -214,7 +235,7 @@ def check_author(text: str) -> str:
     Raises:
         ConfigError: it is empty, too long, or holds control characters.
     """
-    if not _NAME.fullmatch(text):
+    if not _NAME.fullmatch(text) or not text.isprintable():
         raise ConfigError("an author is a text of 1 to 200 characters without control characters")
     return text
 

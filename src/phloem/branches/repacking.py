@@ -32,7 +32,7 @@ from phloem.branches.records import Encoding
 from phloem.branches.refs import TRUNK, Refs
 from phloem.branches.restore import Restored
 from phloem.branches.ways import Sizes, Ways, usable
-from phloem.errors import FormatError, NotFoundError, PhloemError, StateError
+from phloem.errors import ConfigError, FormatError, NotFoundError, StateError
 from phloem.files.encoding import encode_file
 from phloem.files.tensorfile import TensorFile
 from phloem.tensors import tensor_digest
@@ -265,7 +265,7 @@ def lossless(
     """
     try:
         encode_file(model, path, base=base, lossless=True, progress=progress)
-    except PhloemError:
+    except ConfigError:
         if base is None:
             raise
         return None

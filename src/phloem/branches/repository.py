@@ -217,7 +217,18 @@ class Repository(Naming, Verbs):
 
         folder, name = self.folder, branch or self.refs.current
         check_name(name)
-        check_author(author)
+        said = Commit(
+            kind="update",
+            parents=(),
+            state="0" * 64,
+            author=check_author(author),
+            time=now(),
+            message=message or Path(model).name,
+            metrics=metrics or {},
+            examples=examples,
+            site=site,
+        )
+        said.check()  # before anything is coded
         code = _coding(bits, coding, lossless=lossless)
         head = self.refs.branches.get(name)
         if head is None and self.refs.branches:
@@ -278,6 +289,7 @@ class Repository(Naming, Verbs):
         """
         if sign is not None:
             commit = replace(commit, signature=sign(commit.unsigned()))
+        commit.check()
         digest = draft.add_commit(commit)
         draft.publish()
 

@@ -1,16 +1,16 @@
 """A state out of its encodings, tensor by tensor: decoded on all cores, every tensor checked against its digest.
 
-A chain of frames is followed part by part: a part is the smallest set of tensors that no section of any of the frames
-reaches out of, so that it can be decoded alone. Parts are independent; a few are in memory at a time.
+A chain of frames is followed part by part: a part is a section of the last frame, with the sections of the others that
+it needs, so that it can be decoded alone. Parts are independent; a few are in memory at a time.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -191,11 +191,8 @@ class Restored:
             try:
                 while waiting:
                     tensors = waiting.popleft().result()
-                    kept = {
-                        n: raw
-                        for n, raw in tensors.items()
-                        if n in self._specs and (names is None or n in names)
-                    }
+                    kept = {n: raw for n, raw in tensors.items() if names is None or n in names}
+                    del tensors
                     checks = [(name, pool.submit(tensor_digest, raw)) for name, raw in kept.items()]
                     waiting.extend(pool.submit(part.decoded) for part in _next(todo, 1))
                     for name, digest in checks:
@@ -271,12 +268,17 @@ def _refuse_more(links: Sequence[Link], specs: Sequence[TensorSpec]) -> None:
                 raise FormatError(f"tensor '{spec.name:.80}' has another shape in a frame than in its state")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Part:
-    """Some tensors that can be decoded without the others: the sections of every frame of the chain, in order."""
+    """Some tensors that can be decoded without the others: the sections of every frame of the chain, in order.
 
-    names: list[str] = field(default_factory=list)
-    steps: list[tuple[bool, Body]] = field(default_factory=list)
+    Attributes:
+        names: the tensors.
+        steps: sections, and whether each stands alone; some give tensors of other parts as well, not to their end.
+    """
+
+    names: tuple[str, ...]
+    steps: tuple[tuple[bool, Body], ...]
 
     def decoded(self) -> Tensors:
         """The tensors, not yet checked."""
@@ -284,15 +286,53 @@ class Part:
         types: dict[str, str] = {}
         for alone, body in self.steps:
             body.apply(tensors, types, alone=alone)
-        return tensors
+        return {name: tensors[name] for name in self.names}
+
+    @property
+    def size(self) -> int:
+        """How many parameters its sections have together."""
+        return sum(body.section.size for _, body in self.steps)
 
 
 def parts_of(links: Sequence[Link], specs: Sequence[TensorSpec]) -> list[Part]:
-    """The parts of a chain, in the order of their first tensors in its last frame.
+    """The parts of a chain, in the order of its last frame's sections.
+
+    Frames of one kind are cut into the same sections, so that every section of the last one is a part. Where two kinds
+    are cut differently (lossless and lossy ones of a model of several types), sections at the cuts are decoded for both
+    sides. Where that would be more work than twice what there is, the parts are fewer and larger.
 
     Raises:
         FormatError: a frame lacks tensors that the state has.
     """
+    last = links[-1].bodies
+    names = [spec.name for body in last for spec in body.section.specs]
+    if sorted(names) != [spec.name for spec in specs]:
+        raise FormatError("a frame has other tensors than the state that it gives")
+    owners = [{spec.name: body for body in link.bodies for spec in body.section.specs} for link in links]
+    parts = [_part(links, owners, [body]) for body in last]
+    if sum(part.size for part in parts) > 2 * sum(
+        body.section.size for link in links for body in link.bodies
+    ):
+        return [_part(links, owners, group) for group in _groups(links)]
+    return parts
+
+
+def _part(links: Sequence[Link], owners: Sequence[Mapping[str, Body]], bodies: Sequence[Body]) -> Part:
+    """What must be decoded for these sections of the last frame."""
+    names = tuple(spec.name for body in bodies for spec in body.section.specs)
+    steps: list[tuple[bool, Body]] = []
+    needed = set(names)
+    for link, owner in zip(reversed(links), reversed(owners), strict=True):
+        if not needed <= owner.keys():
+            raise FormatError("a frame lacks tensors that the next one is decoded against")
+        here = {id(owner[name]): owner[name] for name in sorted(needed)}
+        steps += [(link.encoding.base is None, body) for body in here.values()]
+        needed = {spec.name for body in here.values() for spec in body.section.specs}
+    return Part(names, tuple(reversed(steps)))
+
+
+def _groups(links: Sequence[Link]) -> list[list[Body]]:
+    """The last frame's sections in the smallest groups that no section of any frame reaches out of."""
     above: dict[str, str] = {}
 
     def top(name: str) -> str:
@@ -305,17 +345,9 @@ def parts_of(links: Sequence[Link], specs: Sequence[TensorSpec]) -> list[Part]:
             first = top(body.section.specs[0].name)
             for spec in body.section.specs[1:]:
                 above[top(spec.name)] = first
-    found: dict[str, Part] = {}
+    found: dict[str, list[Body]] = {}
     for body in links[-1].bodies:
-        for spec in body.section.specs:
-            found.setdefault(top(spec.name), Part()).names.append(spec.name)
-    if sorted(name for part in found.values() for name in part.names) != [spec.name for spec in specs]:
-        raise FormatError("a frame has other tensors than the state that it gives")
-    for link in links:
-        for body in link.bodies:
-            part = found.get(top(body.section.specs[0].name))
-            if part is not None:
-                part.steps.append((link.encoding.base is None, body))
+        found.setdefault(top(body.section.specs[0].name), []).append(body)
     return list(found.values())
 
 

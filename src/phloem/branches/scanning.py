@@ -153,7 +153,7 @@ def _understand(found: Scan, states: set[str]) -> None:
                 why = error.message
             found.whole.discard(digest)
             found.damages.append(Damage(packs.KINDS[kind], digest, catalog.places(digest)[0][0], why))
-    sizes = {**catalog.digests(packs.FRAME), **found.objects.place.frames()}
+    sizes = {**catalog.digests(), **found.objects.place.frames()}
     found.encodings = {
         digest: one
         for digest, one in every.items()

@@ -36,7 +36,9 @@ def signer_of(record: bytes, signature: Mapping[str, str]) -> VerifierKey:
     if key.type != NOTE or not key.verifies(
         _CONTEXT + record, from_base64(signature["signature"], "a commit's signature")
     ):
-        raise ProofError(f"the signature of '{key.name}' does not hold: the commit was altered, or never theirs")
+        raise ProofError(
+            f"the signature of '{key.name}' does not hold: the commit was altered, or never theirs"
+        )
     return key
 
 

@@ -23,10 +23,11 @@ class Ways:
 
     Attributes:
         last: for each of those states, what the way there costs without checking what comes out, and its last step.
+        size_of: how large a state is.
     """
 
     def __init__(self, encodings: Iterable[Encoding], size_of: Callable[[str], Size]) -> None:
-        self._size_of = size_of
+        self.size_of = size_of
         self.last: dict[str, _Way] = {}
         self._giving: dict[str, list[Encoding]] = {}
         self._against: dict[str | None, list[Encoding]] = {}
@@ -113,11 +114,11 @@ class Ways:
                 heapq.heappush(queue, (cost + self._step(beyond), number, beyond))
 
     def _step(self, one: Encoding) -> float:
-        size = self._size_of(one.state)
+        size = self.size_of(one.state)
         return times_reading([one], size) - times_reading([], size)
 
     def _checking(self, state: str) -> float:
-        return times_reading([], self._size_of(state))
+        return times_reading([], self.size_of(state))
 
 
 class Sizes:
@@ -143,7 +144,7 @@ class Sizes:
 def usable(objects: Objects) -> dict[str, Encoding]:
     """The encodings whose frames are there, in the size that they say, and whose states are known: by record."""
     large = objects.place.frames()
-    small, states = objects.catalog.digests(packs.FRAME), objects.catalog.digests(packs.STATE)
+    small, states = objects.catalog.digests(), objects.catalog.digests(packs.STATE)
     return {
         digest: one
         for digest, one in objects.catalog.all_encodings()

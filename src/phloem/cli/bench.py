@@ -12,7 +12,7 @@ from phloem import kernels
 from phloem.bench import Row, bench_codecs, lines, sample_update
 from phloem.bench.plot import write_plot
 from phloem.bench.updates import MOST_PARAMETERS
-from phloem.cli.files import print_json, say, stderr_meter
+from phloem.cli.printing import print_json, say, stderr_meter
 from phloem.errors import ConfigError, StoreError
 from phloem.files import read_update
 from phloem.tensors import State

@@ -70,7 +70,7 @@ def compress_command(
     from rich.console import Console
 
     from phloem import kernels as backends
-    from phloem.cli.files import print_json
+    from phloem.cli.printing import print_json
     from phloem.files.compressing import compress_file
     from phloem.ui.compressed import print_compressed
     from phloem.ui.meter import Meter

@@ -8,7 +8,7 @@ from pathlib import Path
 from phloem import canonical
 from phloem.branches import sync
 from phloem.branches.folder import NAME
-from phloem.cli.files import print_json, say, stderr_meter
+from phloem.cli.printing import print_json, say, stderr_meter
 from phloem.cli.repository_options import repository
 from phloem.ui.figures import size_text
 

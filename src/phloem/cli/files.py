@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +12,11 @@ from typing import Any
 from rich.console import Console
 
 from phloem import kernels
+from phloem.cli.printing import WIDE, nobody_reads, print_json, say, stderr_meter
 from phloem.errors import ConfigError
 from phloem.files import Inspection, decode_file, encode_file, inspect_file
 from phloem.ui.figures import size_text
 from phloem.ui.frames import encoded_text, print_frame
-from phloem.ui.meter import Meter
-
-WIDE = 160  # columns of a table that goes to a file or to another program
 
 
 @dataclass(frozen=True)
@@ -87,15 +84,6 @@ def run_inspect(frame: Path, *, as_json: bool) -> None:
         nobody_reads()
 
 
-def print_json(value: Any) -> None:
-    """Prints a value as JSON on standard output, and nothing else there."""
-    try:
-        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        nobody_reads()
-
-
 def codec_words(words: Sequence[str]) -> dict[str, Any]:
     """A codec's configuration from the words of --codec: NAME or NAME:key=value,key=value; several are a chain.
 
@@ -142,23 +130,3 @@ def _options(call: EncodeCall) -> dict[str, Any]:
     if call.codecs:
         options = codec_words(call.codecs) | options
     return options
-
-
-def stderr_meter() -> Meter:
-    """Progress on standard error, drawn again in place where that is a terminal."""
-
-    def write(text: str) -> None:
-        sys.stderr.write(text)
-        sys.stderr.flush()
-
-    return Meter(write, redraw=sys.stderr.isatty() and os.environ.get("TERM") != "dumb")
-
-
-def say(text: str) -> None:
-    """Words for people, on standard error."""
-    print(text, file=sys.stderr)
-
-
-def nobody_reads() -> None:
-    """Whoever read has enough; no second complaint when Python closes the stream."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

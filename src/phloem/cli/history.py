@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from phloem.cli.options import DebugOption
-from phloem.cli.repository_options import AuthorOption, JsonOption, MessageOption, RefArgument, RepoOption
+from phloem.cli.repository_options import (
+    AuthorOption,
+    JsonOption,
+    MessageOption,
+    RefArgument,
+    RepoOption,
+    SignOption,
+)
 
 _INIT_HELP = """Make a repository of models here, and commit a first model to it if you name one.
 
@@ -67,6 +74,11 @@ def init_command(
     ] = None,
     message: MessageOption = None,
     author: AuthorOption = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=DIR", help="A LoRA adapter that the model has as well; repeatable."),
+    ] = None,
+    sign: SignOption = None,
     directory: Annotated[
         Path, typer.Option("--in", metavar="DIR", help="Where, if not here.", show_default=False)
     ] = Path(),
@@ -75,7 +87,7 @@ def init_command(
     """Make a repository of models here."""
     from phloem.cli.looking import run_init
 
-    run_init(directory, model, message, author)
+    run_init(directory, model, message, author, tuple(adapter or ()), sign)
 
 
 def status_command(repo: RepoOption = None, json_: JsonOption = False, debug: DebugOption = False) -> None:
@@ -92,7 +104,9 @@ def log_command(
     ] = None,
     graph: Annotated[bool, typer.Option("--graph", help="Draw how branches part and meet.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="The history of every name.")] = False,
-    count: Annotated[int | None, typer.Option("-n", metavar="N", help="At most so many commits.")] = None,
+    count: Annotated[
+        int | None, typer.Option("-n", metavar="N", min=0, help="At most so many commits.")
+    ] = None,
     repo: RepoOption = None,
     json_: JsonOption = False,
     debug: DebugOption = False,

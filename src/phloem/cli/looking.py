@@ -15,17 +15,26 @@ import typer
 from phloem import canonical
 from phloem.branches import facts
 from phloem.branches.folder import NAME
+from phloem.branches.records import Commit
 from phloem.branches.repository import Repository
-from phloem.cli.files import nobody_reads, print_json, say
+from phloem.cli.printing import nobody_reads, print_json, say
+from phloem.cli.repository_options import adapters_of, repository, signing
 from phloem.cli.repository_options import author as author_of
-from phloem.cli.repository_options import repository
+from phloem.errors import PhloemError
 from phloem.ui.figures import size_text
-from phloem.ui.history import BranchLine, Status, Tracking, branches_text, log_lines, status_text
+from phloem.ui.history import BranchLine, Status, Tracking, branches_text, clean, log_lines, status_text
 
 _SHORT = 10
 
 
-def run_init(directory: Path, model: Path | None, message: str | None, author: str | None) -> None:
+def run_init(
+    directory: Path,
+    model: Path | None,
+    message: str | None,
+    author: str | None,
+    adapters: tuple[str, ...] = (),
+    key: Path | None = None,
+) -> None:
     """Makes a repository, and commits a first model to it.
 
     Raises:
@@ -34,12 +43,19 @@ def run_init(directory: Path, model: Path | None, message: str | None, author: s
     if model is not None:  # before anything is made
         from phloem.files.models import open_model
 
-        open_model(model).__exit__(None, None, None)
+        open_model(model, adapters_of(adapters)).__exit__(None, None, None)
+        sign = signing(key)
     directory.mkdir(parents=True, exist_ok=True)
     with Repository.create(directory / NAME) as repo:
         say(f"made {directory / NAME}")
         if model is not None:
-            made = repo.commit(model, message=message, author=author_of(author))
+            made = repo.commit(
+                model,
+                message=message,
+                author=author_of(author),
+                adapters=adapters_of(adapters),
+                sign=sign,
+            )
             say(f"{made.branch} {made.digest[:_SHORT]}: {size_text(made.bytes)}, exact")
 
 
@@ -138,7 +154,7 @@ def run_tag(name: str | None, ref: str, delete: str | None, where: str | None, *
             print_json(dict(repo.refs.tags))
         else:
             for tag, commit in sorted(repo.refs.tags.items()):
-                typer.echo(f"{tag}\t{commit[:_SHORT]}\t{repo.objects.entry(commit).subject}")
+                typer.echo(f"{tag}\t{commit[:_SHORT]}\t{clean(repo.objects.entry(commit).subject)}")
 
 
 def run_show(ref: str, where: str | None, *, as_json: bool) -> None:
@@ -167,19 +183,41 @@ def run_show(ref: str, where: str | None, *, as_json: bool) -> None:
         drift = commit.drift
         rows.append(("lost", f"{drift.relative:.3g} of the update, at most {drift.largest:.3g} in a value"))
     rows += [(name, f"{value:.6g}") for name, value in commit.metrics.items()]
-    if commit.kind == "merge":
-        method = ", ".join(f"{key} {value}" for key, value in commit.recipe["method"].items())
-        rows.append(("merge", method.removeprefix("name ")))
-        for row in commit.recipe["branches"]:
-            rows.append(("", f"{row['name']} {row['commit'][:_SHORT]}, weight {row['weight']:g}"))
-    if commit.kind == "round":
-        rows.append(("round", commit.recipe["round"]))
-        for row in commit.recipe["inputs"]:
-            rows.append(("", f"{row['site']}, {row['examples']:,} examples"))
+    try:
+        rows += _recipe_rows(commit)
+    except (PhloemError, LookupError, TypeError, ValueError) as error:
+        rows.append(("recipe", f"damaged: {type(error).__name__}"))
     rows += [("file", name) for name in commit.files]
     for one in encodings:
         base = f"against {one['base'][:_SHORT]}" if one["base"] else "alone"
         rows.append(("stored", f"{size_text(one['frame_bytes'])}, {one['codec']}, {base}"))
     for key, value in rows:
-        sys.stdout.write(f"{key:10}{value}\n")
-    sys.stdout.write("\n" + "\n".join(f"    {line}" for line in commit.message.splitlines()) + "\n")
+        sys.stdout.write(f"{clean(key):10}{clean(str(value))}\n")
+    sys.stdout.write("\n" + "\n".join(f"    {clean(line)}" for line in commit.message.splitlines()) + "\n")
+
+
+def _recipe_rows(commit: Commit) -> list[tuple[str, Any]]:
+    """How a merge or a round came about."""
+    from phloem.branches.merging import Recipe
+
+    rows: list[tuple[str, Any]] = []
+    if commit.kind == "merge":
+        recipe = Recipe.from_json(commit.recipe)
+        options = ", ".join(f"{key} {value}" for key, value in recipe.method.items() if key != "name")
+        rows.append(("merge", ", ".join(filter(None, (str(recipe.method["name"]), options)))))
+        chosen = recipe.resolved.get("chosen")
+        for place, row in enumerate(recipe.branches):
+            taken = "" if chosen is None else ", chosen" if place in chosen else ", not chosen"
+            rows.append(("", f"{row.name} {row.commit[:_SHORT]}, weight {row.weight:g}{taken}"))
+        rows.append(("base", recipe.base))
+        if recipe.local:
+            rows.append(("kept", f"{len(recipe.local)} tensors of the branch's own: {recipe.keep_local}"))
+        if recipe.excluded:
+            rows.append(("without", ", ".join(recipe.excluded)))
+        rows += [("scale", f"{scale:g}: {score:.6g}") for scale, score in recipe.search]
+    if commit.kind == "round":
+        rows.append(("round", int(commit.recipe["round"])))
+        rows += [("", f"{row['site']}, {int(row['examples']):,} examples") for row in commit.recipe["inputs"]]
+    if commit.signature:
+        rows.append(("signed", commit.signature.get("key", "")))
+    return rows

@@ -147,7 +147,8 @@ BranchesOption = Annotated[
     typer.Option("--branches", help="Train a branch per site, separately, then merge them into the trunk."),
 ]
 MethodOption = Annotated[
-    str, typer.Option("--merge-method", metavar="NAME", help="With --branches: see phloem merge --help.")
+    str | None,
+    typer.Option("--merge-method", metavar="NAME", help="With --branches: see phloem merge --help."),
 ]
 CyclesOption = Annotated[
     int, typer.Option(metavar="N", help="With --branches: how often to train and merge.")
@@ -187,7 +188,7 @@ def build_command(
     branch: BranchOption = None,
     from_: FromOption = None,
     branches: BranchesOption = False,
-    method: MethodOption = "mean",
+    method: MethodOption = None,
     cycles: CyclesOption = 1,
     keep_local: KeepLocalOption = None,
     repo: RepoOption = None,
@@ -213,7 +214,11 @@ def build_command(
     )
     try:
         if branches:
-            run_branches(call, BranchesCall(method, cycles, keep_local))
+            run_branches(call, BranchesCall(method or "mean", cycles, keep_local))
+        elif method is not None or cycles != 1 or keep_local is not None:
+            raise ConfigError(
+                "--merge-method, --cycles and --keep-local are about separate branches", hint="say --branches"
+            )
         else:
             run_build(call)
     except KeyboardInterrupt as interrupt:  # here, because releases of typer differ in what they make of it
@@ -280,10 +285,15 @@ def _fail(error: PhloemError, code: int, debug: bool) -> int:
 
 
 def _say(message: str, hint: str | None, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {_clean(message)}", file=sys.stderr)
     if hint:
-        print(f"hint: {' '.join(hint.split())}", file=sys.stderr)
+        print(f"hint: {_clean(hint)}", file=sys.stderr)
     return code
+
+
+def _clean(text: str) -> str:
+    """A text in one line, without what a terminal would take for an order: names in it may come from an enemy."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(text.split()))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from phloem import canonical
-from phloem.cli.files import print_json, say, stderr_meter
+from phloem.cli.printing import print_json, say, stderr_meter
 from phloem.cli.repository_options import author as author_of
 from phloem.cli.repository_options import repository, signing
 from phloem.cli.versions import scoring
@@ -40,7 +40,7 @@ def run_advise(
     with repository(where) as repo, stderr_meter() as meter:
         found = advise(repo, names, into, score=score or None, progress=meter)
     if as_json:
-        print_json(found.to_json())
+        print_json(canonical.plain(found))
     else:
         print_advice(found)
 

@@ -30,7 +30,7 @@ Examples:
   phloem commit tuned.safetensors --branch clinic --bits 0.5
   phloem commit tuned.safetensors --lossless
   phloem commit ./llama-tuned --branch legal --adapter style=./style-lora
-      a directory of Hugging Face's libraries, and a LoRA adapter beside it
+      a directory of Hugging Face's libraries, and a LoRA adapter beside it (which the branch must have, too)
   phloem commit model.safetensors --branch site-a --bits 0.05 --examples 1200 -o continue.safetensors
 """
 _CHECKOUT_HELP = """Write the model of a commit to a file or a directory.
@@ -62,8 +62,12 @@ anyone can make the merge again and get the same bits (phloem verify --replay), 
 again later without one contribution.
 
 \b
-Methods:  mean · task-arithmetic · ties · dare · trimmed-mean · median · geometric-median · krum
-          (the last four hold against some wrong branches)
+Methods, and their options:
+  mean
+  task-arithmetic   scale, normalize          ties   density, scale, normalize
+  dare              density, signs, rescale, scale, normalize
+  trimmed-mean      trim, scale               median   scale      (these four hold against
+  geometric-median  scale                     krum     bad, keep   some wrong branches)
 
 \b
 Examples:
@@ -131,7 +135,7 @@ def commit_command(
         typer.Option(metavar="NAME=DIR", help="A LoRA adapter that the state has as well; repeatable."),
     ] = None,
     examples: Annotated[
-        int | None, typer.Option(metavar="N", help="How many examples it was trained on.")
+        int | None, typer.Option(metavar="N", min=0, help="How many examples it was trained on.")
     ] = None,
     site: Annotated[str | None, typer.Option(metavar="NAME", help="Who trained it.")] = None,
     metric: Annotated[
@@ -217,7 +221,9 @@ def merge_command(
         str | None,
         typer.Option(metavar="NAME", help="The branch that takes them in; by default the current."),
     ] = None,
-    method: Annotated[str, typer.Option(metavar="NAME", help="How; see above.")] = "mean",
+    method: Annotated[
+        str | None, typer.Option(metavar="NAME", help="How; see above. By default mean.")
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="An option of the method, as in density=0.2; repeatable."),

@@ -105,3 +105,18 @@ def numbers(words: list[str] | None, option: str) -> dict[str, float]:
         if not equals or not name:
             raise ConfigError(f"{option}: expected NAME=NUMBER, found '{word:.60}'")
     return found
+
+
+def adapters_of(words: tuple[str, ...]) -> dict[str, Path]:
+    """NAME=DIR, as often as it was given.
+
+    Raises:
+        ConfigError: a word is not of this form.
+    """
+    found = {}
+    for word in words:
+        name, equals, path = word.partition("=")
+        if not equals or not name or not path:
+            raise ConfigError(f"--adapter: expected NAME=DIR, found '{word:.60}'")
+        found[name] = Path(path)
+    return found

@@ -135,7 +135,7 @@ def add_command(
 def list_command(repo: RepoOption = None, json_: JsonOption = False, debug: DebugOption = False) -> None:
     """Print names and places."""
     from phloem.branches.places import remotes
-    from phloem.cli.files import print_json
+    from phloem.cli.printing import print_json
     from phloem.cli.repository_options import repository
 
     with repository(repo) as opened:

@@ -18,10 +18,10 @@ from rich.console import Console
 from phloem import canonical
 from phloem.branches import joining
 from phloem.branches.comparing import compare_commits
-from phloem.cli.files import WIDE, print_json, say, stderr_meter
 from phloem.cli.options import as_called
+from phloem.cli.printing import WIDE, print_json, say, stderr_meter
+from phloem.cli.repository_options import adapters_of, numbers, repository, signing
 from phloem.cli.repository_options import author as author_of
-from phloem.cli.repository_options import numbers, repository, signing
 from phloem.errors import ConfigError
 from phloem.ui.difference import Sides, print_difference
 from phloem.ui.difference_page import difference_page
@@ -75,7 +75,7 @@ def run_commit(
             bits=call.bits,
             lossless=call.lossless,
             coding=coding,
-            adapters=_adapters(call.adapters),
+            adapters=adapters_of(call.adapters),
             metrics=numbers(list(metrics), "--metric"),
             examples=call.examples,
             site=call.site,
@@ -97,16 +97,6 @@ def run_commit(
         f"{times:.3g}× smaller than the model; {lost}"
     )
     typer.echo(made.digest)
-
-
-def _adapters(words: tuple[str, ...]) -> dict[str, Path]:
-    found = {}
-    for word in words:
-        name, equals, path = word.partition("=")
-        if not equals or not name or not path:
-            raise ConfigError(f"--adapter: expected NAME=DIR, found '{word:.60}'")
-        found[name] = Path(path)
-    return found
 
 
 def run_checkout(
@@ -168,7 +158,7 @@ class MergeCall:
 
     names: tuple[str, ...]
     into: str | None
-    method: str
+    method: str | None
     options: tuple[str, ...]
     scale: str | None
     evaluate: str | None
@@ -192,13 +182,21 @@ def run_merge(
     """
     if call.by_examples and call.weights:
         raise ConfigError("give --weight or --by-examples, not both")
+    if call.evaluate is not None and call.scale != "search":
+        raise ConfigError("--eval scores the scales of a search", hint="say --scale search")
+    asked = (call.method, call.options, call.weights, call.base, call.keep_local, call.seed, call.by_examples)
+    if not call.names and any(asked):
+        raise ConfigError(
+            "a merge that is made again keeps its method, weights, base and seed",
+            hint="give only --without and perhaps --scale, or name the branches",
+        )
     weights: Any = numbers(list(call.weights), "--weight") or "equal"
     with repository(where) as repo, stderr_meter() as meter:
         made = joining.merge(
             repo,
             call.names,
             into=call.into,
-            method={"name": call.method, **_options(call.options)},
+            method={"name": call.method or "mean", **_options(call.options)},
             weights="examples" if call.by_examples else weights,
             scale=_scale(call.scale),
             score=None if call.evaluate is None else scoring(call.evaluate),
@@ -241,6 +239,8 @@ def _options(words: tuple[str, ...]) -> dict[str, Any]:
     found = {}
     for word in words:
         name, equals, text = word.partition("=")
+        if name == "name":
+            raise ConfigError("--option: the method's name is --method")
         if not equals:
             raise ConfigError(f"--option: expected KEY=VALUE, found '{word:.60}'", hint="as in density=0.2")
         try:
@@ -265,7 +265,10 @@ def scoring(command: str) -> Callable[[Path], float]:
     Raises:
         ConfigError: the words do not name a command with a place for the file.
     """
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise ConfigError(f"--eval: the command cannot be taken apart: {error}") from error
     if not any("{}" in word for word in words):
         raise ConfigError("--eval: the command has no place for the model's file", hint="write {} there")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from phloem import canonical
-from phloem.branches.records import Commit
+from phloem.branches.records import Commit, check_digest
 from phloem.branches.repository import Repository
 from phloem.branches.restore import Restored
 from phloem.engines.host import plan_for
@@ -21,37 +21,55 @@ def replay_rounds(repo: Repository, commits: Mapping[str, Commit]) -> tuple[int,
 
     Gives how many gave the states that they name, what did not hold, and what could not be decided, in words.
     """
-    done, wrong, unknown = 0, [], []
+    done = 0
+    wrong: list[str] = []
+    unknown: list[str] = []
     lines: dict[str, list[tuple[int, str, Commit]]] = {}
     for digest, commit in commits.items():
         if commit.kind == "round":
-            lines.setdefault(str(commit.recipe.get("run")), []).append(
-                (commit.recipe["round"], digest, commit)
-            )
+            number = commit.recipe.get("round")
+            if type(number) is not int or not commit.parents:
+                wrong.append(f"the round {digest[:12]} says neither which it is nor what it came from")
+                continue
+            lines.setdefault(str(commit.recipe.get("run")), []).append((number, digest, commit))
     for line in lines.values():
         line.sort(key=lambda row: row[0])
         number, digest, commit = line[0]
-        if number != 0:
-            unknown.append(
-                f"the rounds before {digest[:12]} are not here, so the later ones cannot be merged again"
-            )
+        if number != 0 or commit.parents[0] not in commits:
+            words = f"the rounds before {digest[:12]} are not here, so the later ones cannot be merged again"
+            unknown.append(words)
             continue
-        coordinator = _coordinator(repo, commits[commit.parents[0]], commit)
-        for number, digest, commit in line:
+        try:
+            coordinator = _coordinator(repo, commits[commit.parents[0]], commit)
+        except PhloemError as error:
+            unknown.append(f"the run of {digest[:12]} cannot be merged again: {error.message}")
+            continue
+        before = commit.parents[0]
+        for place, (number, digest, commit) in enumerate(line):
+            if number != place or commit.parents[:1] != (before,):
+                wrong.append(f"round {number} ({digest[:12]}) does not follow the round before it")
+                break
             try:
-                updates = [
-                    Received(one["site"], one["examples"], repo.objects.blob(one["frame"]))
-                    for one in commit.recipe["inputs"]
-                ]
+                state = _merged(repo, coordinator, number, commit)
             except PhloemError as error:
                 unknown.append(f"round {number} ({digest[:12]}) cannot be merged again: {error.message}")
                 break
-            coordinator.merge_again(number, updates)
-            if canonical.digest(record_of(coordinator.state, coordinator.layout)) != commit.state:
+            if state != commit.state:
                 wrong.append(f"round {number} ({digest[:12]}) does not give the state that it names")
                 break
-            done += 1
+            done, before = done + 1, digest
     return done, wrong, unknown
+
+
+def _merged(repo: Repository, coordinator: Coordinator, number: int, commit: Commit) -> str:
+    """The state that a round gives, from its sites' frames."""
+    with reading(f"the recipe of round {number}"):
+        updates = [
+            Received(str(one["site"]), int(one["examples"]), repo.objects.blob(check_digest(one["frame"])))
+            for one in commit.recipe["inputs"]
+        ]
+        coordinator.merge_again(number, updates)
+        return canonical.digest(record_of(coordinator.state, coordinator.layout))
 
 
 def _coordinator(repo: Repository, start: Commit, first: Commit) -> Coordinator:

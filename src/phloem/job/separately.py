@@ -11,21 +11,24 @@ Federated learning with personalization layers, 2019 (arXiv 1912.00818), and Fed
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from phloem.branches import joining
+from phloem.branches import history, joining, methods
 from phloem.branches.refs import TRUNK, check_name
 from phloem.branches.repository import Repository, open_repo
 from phloem.branches.restore import Restored
 from phloem.engines.host import initial_state_of, load_task_of
 from phloem.errors import ConfigError
+from phloem.files.sources import matching
 from phloem.job.branching import import_state, read_state
 from phloem.job.build import build, free_directory
 from phloem.job.watch import Unwatched, Watcher
 from phloem.recipe import Away, Recipe, load_recipe
+from phloem.tensors import Layout
+from phloem.wire.contents import Contents
 
 _FOR_EVER = 1_000_000_000
 
@@ -90,10 +93,15 @@ def build_branches(
     resolved = load_recipe(recipe, changes)
     if cycles < 1:
         raise ConfigError(f"cycles: expected at least 1, found {cycles}")
+    methods.from_json(method or {"name": "mean"}).check([1.0] * len(resolved.sites.all))
     names = {site: check_name(prefix + site) for site in resolved.sites.all}
     root = Path(out) if out is not None else free_directory(resolved.name)
     with open_repo(repo) as repository, contextlib.ExitStack() as claims:
         task = load_task_of(resolved, claims)
+        own = Contents(Layout.of(task.initial_state(0)).specs)
+        if keep_local is not None:
+            matching(own, keep_local)
+        _check_related(repository, into, list(names.values()))
         if into not in repository.refs.branches:
             state = initial_state_of(task, resolved)
             import_state(
@@ -147,6 +155,20 @@ def build_branches(
         personal = {} if keep_local is None else {b: _measured(repository, task, b) for b in names.values()}
         merged = _measured(repository, task, into)
         return Built(made.commit, task.metric.name, before, merged, personal, sent)
+
+
+def _check_related(repo: Repository, into: str, names: Sequence[str]) -> None:
+    """Nothing, if branches that are there already have a commit in common with the trunk.
+
+    Raises:
+        ConfigError: one has not, so that it could not be merged in the end.
+    """
+    refs, commits = repo.refs, repo.objects.catalog.commits()
+    there = [name for name in names if name in refs.branches]
+    if there and into not in refs.branches:
+        raise ConfigError(f"there is a branch '{there[0]}' already, and no '{into}' that it started from")
+    for name in there:
+        history.merge_base([refs.branches[into], refs.branches[name]], commits)
 
 
 def alone(recipe: Recipe, site: str) -> Recipe:
