@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests.branches.makers import model, tuned, written
 
-from phloem.branches import joining
+from phloem.branches import joining, verifying
 from phloem.branches.merging import Recipe
 from phloem.branches.records import Commit
 from phloem.branches.repository import Repository
@@ -57,7 +57,7 @@ def test_a_merge_is_one_commit_that_anyone_can_make_again(
     assert (made.kind, commit.kind, list(commit.parents[1:])) == ("merge", "merge", heads)
     assert commit.parents[0] == forest.resolve("trunk~1")
     assert Recipe.from_json(commit.recipe) == made.recipe
-    checked = joining.verify(forest, replay=True)
+    checked = verifying.verify(forest, replay=True)
     assert (checked.wrong, checked.unknown, checked.replayed) == ((), (), 1)
 
 
@@ -76,7 +76,7 @@ def test_the_same_in_fewer_bits_is_made_again_too(forest: Repository) -> None:
     exact = merge(forest, into="ant", names=SITES[1:])
     near = merge(forest, bits=1.0)
     assert near.bytes < exact.bytes / 5
-    checked = joining.verify(forest, "trunk", replay=True)
+    checked = verifying.verify(forest, "trunk", replay=True)
     assert (checked.wrong, checked.unknown, checked.replayed) == ((), (), 2)
 
 
@@ -109,7 +109,7 @@ def test_tensors_that_are_kept_local_stay_the_branchs_own(forest: Repository) ->
     for name, array in after.items():
         own = "norm" in name or "bias" in name
         assert np.array_equal(array, (before if own else trunk)[name])
-    assert joining.verify(forest, "ant", replay=True).replayed == 2
+    assert verifying.verify(forest, "ant", replay=True).replayed == 2
     with pytest.raises(ConfigError, match="keep-local: 'nowhere' is found in none"):
         merge(forest, ["trunk", "bee"], into="cat", keep_local="nowhere")
 
@@ -125,7 +125,7 @@ def test_a_merge_is_made_again_without_one(forest: Repository) -> None:
     assert made.recipe is not None
     assert (made.recipe.excluded, made.recipe.again) == (("cat",), first.commit)
     assert forest.show("trunk").parents == (first.commit,)
-    assert joining.verify(forest, replay=True).replayed == 2
+    assert verifying.verify(forest, replay=True).replayed == 2
     with pytest.raises(ConfigError, match=r"'cat' took no part.*ant, bee, dog, eel"):
         merge(forest, [], without=["cat"])
     with pytest.raises(ConfigError, match="is no merge"):
@@ -149,7 +149,7 @@ def test_the_scale_is_searched_for_by_a_score(forest: Repository) -> None:
     scores = dict(made.recipe.search)
     assert len(scores) == 10
     assert made.recipe.method["scale"] == max(scores, key=lambda scale: scores[scale]) < 1.0
-    assert joining.verify(forest, replay=True).replayed == 1
+    assert verifying.verify(forest, replay=True).replayed == 1
     with pytest.raises(ConfigError, match="needs something that scores"):
         merge(forest, ["cat", "dog"], method={"name": "task-arithmetic"}, scale="search")
     with pytest.raises(ConfigError, match="has no scale"):
@@ -226,12 +226,12 @@ def test_branches_of_another_model_are_refused_by_name(forest: Repository, tmp_p
 def test_signed_commits_say_who_and_altered_ones_are_found(repo: Repository, tmp_path: Path) -> None:
     ant, bee = Signer.new("ant"), Signer.new("bee")
     repo.commit(written(tmp_path / "a.safetensors", tuned(model(), 1)), bits=1.0, sign=signing_with(ant))
-    checked = joining.verify(repo)
+    checked = verifying.verify(repo)
     assert (checked.signers, checked.wrong) == ({f"ant+{ant.verifier.id.hex()}": 1}, ())
-    assert joining.verify(repo, trusted=[ant.verifier]).wrong == (
+    assert verifying.verify(repo, trusted=[ant.verifier]).wrong == (
         f"the commit {repo.resolve('trunk~1')[:12]}: it is not signed",
     )
-    wrong = joining.verify(repo, trusted=[bee.verifier]).wrong
+    wrong = verifying.verify(repo, trusted=[bee.verifier]).wrong
     assert any("signed by 'ant' with a key that is not among those to trust" in words for words in wrong)
     commit = repo.show("trunk")
     for change in ({"message": "other"}, {"examples": 3}, {"parents": ()}):
@@ -241,7 +241,7 @@ def test_signed_commits_say_who_and_altered_ones_are_found(repo: Repository, tmp
 
             head = repo.refs.branches.get("forged")
             repo.publish(Draft(repo.folder, repo.objects, scratch), forged, "forged", head)
-        assert any("does not hold" in words for words in joining.verify(repo, "forged").wrong)
+        assert any("does not hold" in words for words in verifying.verify(repo, "forged").wrong)
 
 
 def test_a_recipe_that_lies_is_found_by_making_the_merge_again(forest: Repository) -> None:
@@ -253,8 +253,8 @@ def test_a_recipe_that_lies_is_found_by_making_the_merge_again(forest: Repositor
         from phloem.branches.drafts import Draft
 
         forest.publish(Draft(forest.folder, forest.objects, scratch), forged, "forged", None)
-    assert joining.verify(forest, "forged").wrong == ()
-    checked = joining.verify(forest, "forged", replay=True)
+    assert verifying.verify(forest, "forged").wrong == ()
+    checked = verifying.verify(forest, "forged", replay=True)
     assert [words.endswith("does not give the state that it names") for words in checked.wrong] == [True]
 
 
@@ -276,13 +276,13 @@ def test_every_damaged_recipe_is_refused(forest: Repository) -> None:
             assert key == "resolved"
 
 
-def forged(repo: Repository, name: str, commit: Commit) -> joining.Verified:
+def forged(repo: Repository, name: str, commit: Commit) -> verifying.Verified:
     """What is found of a commit that somebody wrote by hand."""
     from phloem.branches.drafts import Draft
 
     with repo.folder.scratch() as scratch:
         repo.publish(Draft(repo.folder, repo.objects, scratch), commit, name, None)
-    return joining.verify(repo, name, replay=True)
+    return verifying.verify(repo, name, replay=True)
 
 
 def test_a_choice_that_the_method_did_not_make_is_found(forest: Repository) -> None:
@@ -308,7 +308,7 @@ def test_a_recipe_that_names_what_the_commit_did_not_come_from_is_found(forest: 
 def test_a_merge_in_few_bits_without_one_is_made_again_too(forest: Repository) -> None:
     merge(forest, bits=1.0)
     merge(forest, [], without=["bee"], bits=1.0)
-    checked = joining.verify(forest, replay=True)
+    checked = verifying.verify(forest, replay=True)
     assert (checked.wrong, checked.unknown, checked.replayed) == ((), (), 2)
 
 
@@ -317,7 +317,7 @@ def test_a_merge_that_changes_nothing_stores_nothing(forest: Repository) -> None
     made = merge(forest, ["bee"], into="ant", keep_local=".")
     assert (made.kind, made.state, made.bytes) == ("merge", before, 0)
     assert forest.fsck(deep=True).whole
-    assert joining.verify(forest, "ant", replay=True).replayed == 1
+    assert verifying.verify(forest, "ant", replay=True).replayed == 1
 
 
 def test_an_expression_from_somebody_else_is_never_tried(forest: Repository) -> None:

@@ -14,7 +14,7 @@ from tests.job.test_build import StopAfter, Stopped
 from tests.tiny import table
 
 import phloem
-from phloem.branches import joining
+from phloem.branches import verifying
 from phloem.branches.records import Commit
 from phloem.branches.repository import Repository
 from phloem.errors import ConfigError, StateError
@@ -43,7 +43,7 @@ def rounds_of(repo: Repository, ref: str = "trunk") -> list[Commit]:
 
 def valid(repo: Repository, ref: str = "trunk") -> int:
     """How many rounds and merges were made again, all of them with the same bits."""
-    checked = joining.verify(repo, ref, replay=True, rounds=replay_rounds)
+    checked = verifying.verify(repo, ref, replay=True, rounds=replay_rounds)
     assert (checked.wrong, checked.unknown) == ((), ())
     return checked.replayed
 
@@ -176,16 +176,16 @@ def test_a_round_that_lies_about_a_sites_frame_or_its_state_is_found(
         forged = replace(honest, recipe={**honest.recipe, "inputs": lied})
         with repo.folder.scratch() as scratch:
             repo.publish(Draft(repo.folder, repo.objects, scratch), forged, f"forged-{number}", None)
-        checked = joining.verify(repo, f"forged-{number}", replay=True, rounds=replay_rounds)
+        checked = verifying.verify(repo, f"forged-{number}", replay=True, rounds=replay_rounds)
         assert checked.wrong or checked.unknown
-    assert joining.verify(repo, replay=True).unknown == (
+    assert verifying.verify(repo, replay=True).unknown == (
         "the rounds of runs are merged again by `phloem verify --replay`",
     )
 
 
 def test_a_runs_ledger_key_signs_its_commits(repo: Repository, tmp_path: Path) -> None:
     built(repo, tmp_path / "run", rounds=2, ledger={})
-    checked = joining.verify(repo)
+    checked = verifying.verify(repo)
     assert checked.wrong == ()
     assert [(name.split("+")[0], count) for name, count in checked.signers.items()] == [("coordinator", 3)]
     assert json.loads((tmp_path / "run" / "branch.json").read_bytes())["branch"] == "trunk"

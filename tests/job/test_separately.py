@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.tiny import table
 
-from phloem.branches import joining
+from phloem.branches import verifying
 from phloem.branches.repository import Repository
 from phloem.errors import ConfigError
 from phloem.job.branching import read_state
@@ -42,7 +42,7 @@ def test_every_site_trains_its_branch_and_the_trunk_takes_all_in(repo: Repositor
             for one in repo.objects.commit(entry.digest).recipe.get("inputs", [])
         }
         assert own == {site}
-    checked = joining.verify(repo, replay=True, rounds=replay_rounds)
+    checked = verifying.verify(repo, replay=True, rounds=replay_rounds)
     assert (checked.wrong, checked.unknown, checked.replayed) == ((), (), 4 * len(sites) + 1)
     assert len(told) == len(sites) + 1
     assert built.bytes > 0
@@ -62,7 +62,7 @@ def test_on_a_schedule_and_with_tensors_that_stay_each_branchs_own(repo: Reposit
     start = read_state(repo.restored("trunk~2"))
     assert np.array_equal(trunk["bias"], start["bias"])
     assert set(built.personal) == set(built.branches)
-    checked = joining.verify(repo, first, replay=True, rounds=replay_rounds)
+    checked = verifying.verify(repo, first, replay=True, rounds=replay_rounds)
     assert (checked.wrong, checked.unknown) == ((), ())
 
 

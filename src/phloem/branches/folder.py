@@ -157,7 +157,8 @@ class Folder:
         """
         try:
             with (self.root / _REFS).open("rb") as file:
-                return Refs.unpack(file.read(LARGEST + 1))
+                size = os.fstat(file.fileno()).st_size
+                return Refs.unpack(file.read(min(size, LARGEST) + 1))
         except FormatError as error:
             raise StateError(
                 f"{self.root / _REFS} is damaged: {error.message}",

@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from phloem.branches.checking import Checked
     from phloem.branches.collecting import Collected
     from phloem.branches.comparing import Difference
-    from phloem.branches.joining import MergeResult, Verified
+    from phloem.branches.joining import MergeResult
     from phloem.branches.repacking import Repacked
     from phloem.branches.repository import Repository
     from phloem.branches.squashing import Squashed
     from phloem.branches.sync import Pulled, Pushed
+    from phloem.branches.verifying import Verified
 
 
 class Verbs:
@@ -28,8 +29,8 @@ class Verbs:
         return merge(self._repository, names, **options)
 
     def verify(self, text: str = "@", **options: Any) -> Verified:
-        """Checks a commit, all that it came from, and its state: `phloem.branches.joining.verify`."""
-        from phloem.branches.joining import verify
+        """Checks a commit, all that it came from, and its state: `phloem.branches.verifying.verify`."""
+        from phloem.branches.verifying import verify
 
         return verify(self._repository, text, **options)
 

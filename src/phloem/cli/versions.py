@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from phloem import canonical
-from phloem.branches import joining
+from phloem.branches import joining, verifying
 from phloem.branches.comparing import compare_commits
 from phloem.cli.options import as_called
 from phloem.cli.printing import WIDE, print_json, say, stderr_meter
@@ -291,7 +291,7 @@ def run_verify(ref: str, keys: tuple[str, ...], where: str | None, *, replay: bo
     """Checks a commit, prints what was found, and leaves with the exit code of it.
 
     Raises:
-        PhloemError: as `phloem.branches.joining.verify`.
+        PhloemError: as `phloem.branches.verifying.verify`.
     """
     from phloem.job.rounds_again import replay_rounds
     from phloem.tlog.keys import VerifierKey
@@ -300,7 +300,7 @@ def run_verify(ref: str, keys: tuple[str, ...], where: str | None, *, replay: bo
         trusted = [VerifierKey.parse(key) for key in keys] or None
     with repository(where) as repo, stderr_meter() as meter:
         again = replay_rounds if replay else None
-        found = joining.verify(repo, ref, replay=replay, rounds=again, trusted=trusted, progress=meter)
+        found = verifying.verify(repo, ref, replay=replay, rounds=again, trusted=trusted, progress=meter)
     code = _INVALID if found.wrong else _UNDECIDED if found.unknown else _VALID
     if as_json:
         print_json({**canonical.plain(found), "valid": None if code == _UNDECIDED else code == _VALID})
