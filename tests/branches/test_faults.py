@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 from tests.branches.makers import model, tuned, written
+from tests.tiny import ROOT
 
 from phloem.branches import keeping
 from phloem.branches.catalog import Catalog
@@ -249,7 +250,7 @@ def stopped(name: str, folder: Path, stop: Callable[[str], None], step: int = 1)
 
 def run(folder: Path, how: str, names: list[str], step: int = 1) -> dict[str, int]:
     code = (
-        f"import sys, json; sys.path[:] = {sys.path!r}\n"
+        f"import sys, json; sys.path[:] = {[str(ROOT), *sys.path]!r}\n"
         "from pathlib import Path\n"
         "from tests.branches import test_faults as faults\n"
         f"folder = Path({str(folder)!r})\n"
@@ -338,7 +339,7 @@ ROLES = {one.__name__: one for one in (committer, keeper, reader)}
 
 def start(role: str, *words: object) -> subprocess.Popen[str]:
     code = (
-        f"import sys, json; sys.path[:] = {sys.path!r}\n"
+        f"import sys, json; sys.path[:] = {[str(ROOT), *sys.path]!r}\n"
         "from pathlib import Path\n"
         "from tests.branches import test_faults as faults\n"
         f"print(json.dumps(faults.ROLES[{role!r}](*[{', '.join(map(_written, words))}])))\n"

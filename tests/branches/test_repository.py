@@ -84,6 +84,7 @@ def test_every_version_stays_exact_and_is_found_by_all_its_names(repo: Repositor
     assert repo.resolve(entries[3].digest[:9]) == entries[3].digest == repo.resolve("trunk~1~2")
 
 
+@pytest.mark.slow
 def test_restoring_stays_cheap_because_key_frames_are_written_where_it_would_not(tmp_path: Path) -> None:
     shapes = {f"layer.{n}.weight": (1024, 1024) for n in range(5)}
     with Repository.create(tmp_path / ".phloem") as repo:
@@ -102,6 +103,7 @@ def test_restoring_stays_cheap_because_key_frames_are_written_where_it_would_not
         assert len(Restored(repo.objects, repo.show("trunk").state).parts) == 2
 
 
+@pytest.mark.slow
 def test_a_model_of_several_types_is_decoded_in_parts_too(tmp_path: Path) -> None:
     """Lossless frames sort tensors by type, lossy ones by name: neither may tie the whole model together."""
     state: dict[str, np.ndarray] = {}

@@ -151,7 +151,12 @@ MethodOption = Annotated[
     typer.Option("--merge-method", metavar="NAME", help="With --branches: see phloem merge --help."),
 ]
 CyclesOption = Annotated[
-    int, typer.Option(metavar="N", help="With --branches: how often to train and merge.")
+    int,
+    typer.Option(
+        metavar="N",
+        help="With --branches: how often to train and merge; by default once.",
+        show_default=False,
+    ),
 ]
 KeepLocalOption = Annotated[
     str | None,

@@ -122,7 +122,9 @@ def run_gc(grace_days: float, where: str | None, *, dry_run: bool, as_json: bool
         f"{made.encodings:,} encodings, {made.frames:,} frames, {made.files:,} files"
     )
     if made.kept:
-        say(f"note: {made.kept} packs stay because something else in them is damaged; phloem fsck says what")
+        say(
+            f"note: {len(made.kept)} packs stay because something else in them is damaged; phloem fsck says what"
+        )
 
 
 def run_fsck(

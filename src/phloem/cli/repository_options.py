@@ -21,7 +21,8 @@ RepoOption = Annotated[
         "--repo",
         metavar="PATH|URL",
         envvar="PHLOEM_REPO",
-        help="The repository; by default .phloem here or in the nearest directory above.",
+        show_envvar=False,
+        help="The repository; by default $PHLOEM_REPO, or .phloem here or in the nearest directory above.",
         show_default=False,
     ),
 ]
@@ -39,7 +40,11 @@ MessageOption = Annotated[
 AuthorOption = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", envvar="PHLOEM_AUTHOR", help="Who makes it; by default the user.", show_default=False
+        metavar="NAME",
+        envvar="PHLOEM_AUTHOR",
+        show_envvar=False,
+        help="Who makes it; by default $PHLOEM_AUTHOR, or the user.",
+        show_default=False,
     ),
 ]
 SignOption = Annotated[
