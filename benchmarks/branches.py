@@ -103,7 +103,7 @@ def main() -> None:
         "--scratch", type=Path, help="where repositories are made; by default the system's place"
     )
     parser.add_argument("--seeds", type=int, default=3, help="of bytes")
-    parser.add_argument("--rounds", type=int, default=30, help="of bytes")
+    parser.add_argument("--rounds", type=int, default=20, help="of bytes")
     parser.add_argument(
         "--parts", nargs="+", default=["rounds", "tuned", "lossless"], choices=["rounds", "tuned", "lossless"]
     )
@@ -133,18 +133,20 @@ def main() -> None:
     print(branches_table.PRINTED[given.part](found))
     print(f"took {found['took_seconds']} s")
     if not given.small:
-        changed = {k: v for k, v in vars(given).items() if k in parser_changes(parser, given)}
-        words = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in changed.items())
-        write(f"branches-{given.part}", f"python benchmarks/branches.py {given.part} {words}".strip(), found)
+        write(f"branches-{given.part}", command(parser, given), found)
 
 
-def parser_changes(parser: argparse.ArgumentParser, given: argparse.Namespace) -> set[str]:
-    """The options that are not at their defaults, but for those that name places of this machine."""
-    return {
-        key
-        for key, value in vars(given).items()
-        if key not in ("part", "scratch", "theta") and value != parser.get_default(key)
-    }
+def command(parser: argparse.ArgumentParser, given: argparse.Namespace) -> str:
+    """The command that measures this again; places of this machine are left out."""
+    words = ["python", "benchmarks/branches.py", given.part]
+    for key, value in vars(given).items():
+        if key not in ("part", "scratch") and value != parser.get_default(key):
+            option = f"--{key.replace('_', '-')}"
+            words += [
+                option,
+                *(["PYTHON"] if key == "theta" else map(str, value if key == "parts" else [value])),
+            ]
+    return " ".join(words)
 
 
 if __name__ == "__main__":

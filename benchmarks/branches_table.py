@@ -90,7 +90,7 @@ def rounds_table(result: Result) -> str:
         "seed",
         "a commit, bytes",
         "all that is kept, by round",
-        "loss / uncompressed",
+        f"loss after {rounds.get('rounds', NOTHING)} rounds / uncompressed",
         "difference",
     ]
     return markdown(head, rows)
