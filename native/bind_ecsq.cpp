@@ -5,10 +5,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 
 #include "arrays.hpp"
 #include "codec.hpp"
 #include "levels.hpp"
+#include "opened.hpp"
 
 namespace phloem {
 
@@ -56,6 +58,11 @@ std::vector<Part> parts_of(const Pieces& pieces, const std::vector<Shaped>& tens
   return parts;
 }
 
+Put put_of(int put) {
+  if (put < 0 || put > 3) throw nb::value_error("expected 0 (store), 1 (add), 2 (subtract) or 3 (accumulate)");
+  return static_cast<Put>(put);
+}
+
 Steps steps_of(uint32_t significand, int exponent, bool weighted, const std::vector<int>& importances) {
   return {{significand, exponent}, weighted, importances};
 }
@@ -77,11 +84,54 @@ void py_decode(const nb::bytes& body, const std::vector<Result>& arrays, const P
                int exponent, bool weighted, int put, int threads) {
   auto outputs = outputs_of(arrays);
   const auto parts = parts_of(pieces, outputs);
-  if (put < 0 || put > 2) throw nb::value_error("expected 0 (store), 1 (add) or 2 (subtract)");
+  const Put how = put_of(put);
   const std::span<const uint8_t> data(static_cast<const uint8_t*>(body.data()), body.size());
   nb::gil_scoped_release release;
-  decode(data, steps_of(significand, exponent, weighted, {}), outputs, parts, static_cast<Put>(put), loops(), threads);
+  decode(data, steps_of(significand, exponent, weighted, {}), outputs, parts, how, loops(), threads);
 }
+
+// An open body, and all that it needs.
+class PyOpened {
+ public:
+  PyOpened(nb::bytes body, const Table<int64_t>& rows, const Table<int64_t>& columns, const Pieces& pieces,
+           uint32_t significand, int exponent, bool weighted)
+      : body_(std::move(body)) {
+    if (rows.size() != columns.size()) throw nb::value_error("expected as many rows as columns");
+    for (size_t t = 0; t < rows.size(); ++t) shapes_.push_back({nullptr, {rows.data()[t], columns.data()[t]}});
+    parts_ = parts_of(pieces, shapes_);
+    const std::span<const uint8_t> data(static_cast<const uint8_t*>(body_.data()), body_.size());
+    nb::gil_scoped_release release;
+    opened_ = std::make_unique<Opened>(data, steps_of(significand, exponent, weighted, {}), shapes_, parts_);
+  }
+
+  // The tensors from `first` on, as many as there are arrays; those are the parts `first_part` to before `last_part`.
+  void put(size_t first, const std::vector<Result>& arrays, size_t first_part, size_t last_part, int put,
+           int threads) const {
+    const auto refuse = [](bool when) {
+      if (when) throw nb::value_error("the arrays are not those of these parts");
+    };
+    refuse(arrays.size() > shapes_.size() || first > shapes_.size() - arrays.size());
+    auto outputs = shapes_;
+    for (size_t t = 0; t < arrays.size(); ++t) {
+      const Shape shape = shape_of(arrays[t]), &wanted = outputs[first + t].shape;
+      refuse(shape.rows != wanted.rows || shape.columns != wanted.columns);
+      outputs[first + t].data = arrays[t].data();
+    }
+    refuse(first_part > last_part || last_part > parts_.size());
+    for (size_t p = first_part; p < last_part; ++p) {
+      for (const Piece& piece : parts_[p]) refuse(outputs[piece.tensor].data == nullptr);
+    }
+    const Put how = put_of(put);
+    nb::gil_scoped_release release;
+    opened_->decode(outputs, first_part, last_part, how, loops(), threads);
+  }
+
+ private:
+  nb::bytes body_;
+  std::vector<Output> shapes_;  // without data
+  std::vector<Part> parts_;
+  std::unique_ptr<Opened> opened_;
+};
 
 void py_subtract_encoded(const nb::bytes& body, const std::vector<Result>& arrays, const Pieces& pieces,
                          uint32_t significand, int exponent, bool weighted, int threads) {
@@ -182,6 +232,10 @@ void bind_ecsq(nb::module_& m) {
   m.def("encode", py_encode);
   m.def("decode", py_decode, nb::arg("body"), nb::arg("arrays").noconvert(), nb::arg("pieces"),
         nb::arg("significand"), nb::arg("exponent"), nb::arg("weighted"), nb::arg("put"), nb::arg("threads"));
+  nb::class_<PyOpened>(m, "Opened")
+      .def(nb::init<nb::bytes, const Table<int64_t>&, const Table<int64_t>&, const Pieces&, uint32_t, int, bool>())
+      .def("put", &PyOpened::put, nb::arg("first"), nb::arg("arrays").noconvert(), nb::arg("first_part"),
+           nb::arg("last_part"), nb::arg("put"), nb::arg("threads"));
   m.def("subtract_encoded", py_subtract_encoded, nb::arg("body"), nb::arg("arrays").noconvert(), nb::arg("pieces"),
         nb::arg("significand"), nb::arg("exponent"), nb::arg("weighted"), nb::arg("threads"));
 }

@@ -32,8 +32,9 @@ struct Steps {
   std::vector<int> importances;  // as many as tensors, where weighted
 };
 
-// What decoded values do to the outputs: replace zeros, or are added or subtracted.
-enum class Put : int { kStore = 0, kAdd = 1, kSubtract = 2 };
+// What decoded values do to the outputs: replace zeros, or are added or subtracted; kAccumulate: are added to sums of
+// earlier adds, among which there is no negative zero.
+enum class Put : int { kStore = 0, kAdd = 1, kSubtract = 2, kAccumulate = 3 };
 
 std::string encode(const std::vector<Tensor>& tensors, const std::vector<Part>& parts, const Steps& steps,
                    const Loops& loops, int threads);

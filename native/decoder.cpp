@@ -7,6 +7,7 @@
 #include "bits.hpp"
 #include "codec.hpp"
 #include "frame.hpp"
+#include "opened.hpp"
 #include "rans.hpp"
 #include "side.hpp"
 #include "threads.hpp"
@@ -83,7 +84,7 @@ class PartDecoder {
       if (put == Put::kAdd) loops_.clear_negative_zeros(x, static_cast<size_t>(piece.stop - piece.start));
       if (frame_.scales[piece.tensor].zero) continue;
       if (put == Put::kStore) write<Put::kStore>(x, piece);
-      if (put == Put::kAdd) write<Put::kAdd>(x, piece);
+      if (put == Put::kAdd || put == Put::kAccumulate) write<Put::kAdd>(x, piece);
       if (put == Put::kSubtract) write<Put::kSubtract>(x, piece);
     }
   }
@@ -370,22 +371,34 @@ std::vector<std::span<const uint8_t>> split(std::span<const uint8_t> data, size_
 
 }  // namespace
 
+Opened::Opened(std::span<const uint8_t> body, const Steps& steps, const std::vector<Output>& outputs,
+               const std::vector<Part>& parts)
+    : body_(body),
+      parts_(parts),
+      coder_(kContexts, body.data(), kStepBytes, body.size()),
+      frame_(coder_, steps, outputs, parts) {
+  if (parts.size() > 1) spans_ = split(body.subspan(coder_.position()), parts.size());
+}
+
+void Opened::decode(std::vector<Output>& outputs, size_t first, size_t last, Put put, const Loops& loops,
+                    int threads) const {
+  std::vector<std::unique_ptr<PartDecoder>> decoders;
+  for (size_t p = first; p < last; ++p) {
+    decoders.push_back(std::make_unique<PartDecoder>(frame_, p, parts_[p], loops));
+  }
+  if (parts_.size() == 1) {
+    RangeDecoder coder = coder_;
+    for (auto& only : decoders) only->read(body_, &coder);
+  } else {
+    in_parallel(decoders.size(), threads, [&](size_t p) { decoders[p]->read(spans_[first + p], nullptr); });
+  }
+  // only what is right in all these parts changes the outputs
+  in_parallel(decoders.size(), threads, [&](size_t p) { decoders[p]->write(outputs, put); });
+}
+
 void decode(std::span<const uint8_t> body, const Steps& steps, std::vector<Output>& outputs,
             const std::vector<Part>& parts, Put put, const Loops& loops, int threads) {
-  RangeDecoder coder(kContexts, body.data(), kStepBytes, body.size());
-  const Frame frame(coder, steps, outputs, parts);
-  std::vector<std::unique_ptr<PartDecoder>> decoders;
-  for (size_t p = 0; p < parts.size(); ++p) {
-    decoders.push_back(std::make_unique<PartDecoder>(frame, p, parts[p], loops));
-  }
-  if (parts.size() == 1) {
-    decoders[0]->read(body, &coder);
-  } else {
-    const auto spans = split(body.subspan(coder.position()), parts.size());
-    in_parallel(parts.size(), threads, [&](size_t p) { decoders[p]->read(spans[p], nullptr); });
-  }
-  // only a body that is right in all parts changes the outputs
-  in_parallel(parts.size(), threads, [&](size_t p) { decoders[p]->write(outputs, put); });
+  Opened(body, steps, outputs, parts).decode(outputs, 0, parts.size(), put, loops, threads);
 }
 
 }  // namespace phloem

@@ -173,6 +173,14 @@ def test_decoding_in_place_is_one_float32_operation_per_value(
                 target = [array.copy() for array in base]
                 kernels.ecsq_decode_into(body, target, put)
                 assert _bits(target) == _bits(wanted)
+            target = [array.copy() for array in base]
+            for put in (
+                "add",
+                "accumulate",
+            ):  # a sum has no negative zero, so the second need not look for one
+                kernels.ecsq_decode_into(body, target, put)
+            with np.errstate(over="ignore"):
+                assert _bits(target) == _bits([a + b for a, b in zip(sums, decoded, strict=True)])
             target = [array.copy() for array in arrays]
             kernels.ecsq_subtract_encoded(body, target)
             assert _bits(target) == _bits(own)

@@ -17,9 +17,10 @@ import numpy as np
 
 from phloem.branches import chains, packs
 from phloem.branches.blobs import BlobFile, blob_of
+from phloem.branches.bodies import Body, Build
 from phloem.branches.drafts import Draft
 from phloem.branches.records import Commit, Drift
-from phloem.branches.restore import Body, Restored, Tensors
+from phloem.branches.restore import Restored
 from phloem.codecs.registry import codec_from
 from phloem.errors import ConfigError
 from phloem.files.container import FrameReader
@@ -136,15 +137,14 @@ def applied(frame: Path, base: TensorFile | None) -> Iterator[tuple[TensorSpec, 
     reader = FrameReader.open(BlobFile(blob), blob.size)  # type: ignore[arg-type]
     for place in reader.places():
         body = Body(blob, reader.codec, *place)
-        tensors: Tensors = {}
-        types: dict[str, str] = {}
+        build = Build()
         for spec in body.section.specs if base is not None else ():
             assert base is not None
             other = base.spec(spec.name)
-            tensors[spec.name], types[spec.name] = base.read(other), other.dtype
-        body.apply(tensors, types, alone=base is None)
+            build.tensors[spec.name], build.types[spec.name] = base.read(other), other.dtype
+        body.apply(build, alone=base is None)
         for spec in body.section.specs:
-            yield spec, tensors[spec.name]
+            yield spec, build.tensors[spec.name]
 
 
 def _key_frame(draft: Draft, model: Source, out: Path | None, progress: Progress) -> Stored:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 
+from phloem.branches.bodies import Build, Tensors
 from phloem.branches.objects import Objects
 from phloem.branches.records import Encoding
-from phloem.branches.restore import Restored, Tensors, linked
+from phloem.branches.restore import Restored, linked
 from phloem.branches.ways import Ways
 from phloem.errors import FormatError
 from phloem.tensors import tensor_digest
@@ -34,19 +35,19 @@ class Decoder:
             chain = [*(self._ways.chain(one.base) if one.base is not None else ()), one]
             self._restored(one.state, chain)
             return
-        tensors = {name: raw.copy() for name, raw in self._base(one.base).items()}
+        build = Build({name: raw.copy() for name, raw in self._base(one.base).items()})
         rows = {spec.name: (spec, digest) for spec, digest in self._objects.state(one.state)}
-        types = {spec.name: spec.dtype for spec, _ in self._objects.state(one.base)}
+        build.types = {spec.name: spec.dtype for spec, _ in self._objects.state(one.base)}
         shapes = {spec.name: spec.shape for spec, _ in self._objects.state(one.base)}
-        [link] = linked(self._objects, [one])
+        [link] = linked(self._objects, [one], [spec for spec, _ in rows.values()])
         if shapes != {name: spec.shape for name, (spec, _) in rows.items()}:
             raise FormatError("its base has other tensors")
         for body in link.bodies:
-            body.apply(tensors, types, alone=False)
+            body.apply(build, alone=False)
         for name, (spec, digest) in rows.items():
-            if types[name] != spec.dtype or tensor_digest(tensors[name]) != digest:
+            if build.types[name] != spec.dtype or tensor_digest(build.tensors[name]) != digest:
                 raise FormatError(f"tensor '{name:.80}' came out other than it was committed")
-        self._hold(one.state, tensors)
+        self._hold(one.state, build.tensors)
 
     def _base(self, state: str) -> Tensors:
         if state not in self._held:

@@ -1,7 +1,8 @@
 """A state out of its encodings, tensor by tensor: decoded on all cores, every tensor checked against its digest.
 
 A chain of frames is followed part by part: a part is a section of the last frame, with the sections of the others that
-it needs, so that it can be decoded alone. Parts are independent; a few are in memory at a time.
+it needs, so that it can be decoded alone. Parts are independent; a few are in memory at a time. Checksums of frames
+are not looked at: what comes out is checked, tensor by tensor.
 """
 
 from __future__ import annotations
@@ -11,110 +12,27 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from phloem.branches.blobs import Blob, BlobFile
+from phloem.branches.bodies import Body, Build, Link, Tensors
 from phloem.branches.chains import Size, cheapest
 from phloem.branches.objects import Objects
 from phloem.branches.records import Encoding
-from phloem.codecs.base import Codec
-from phloem.codecs.ecsq import Ecsq
 from phloem.errors import FormatError, NotFoundError, PhloemError
-from phloem.files.container import FrameReader
 from phloem.files.decoding import LEAST_LIMIT, MOST_PARAMETERS_PER_BYTE
-from phloem.files.dtypes import Raw, restored
-from phloem.files.exact import as_type, decode_exact
-from phloem.files.sections import Section
+from phloem.files.dtypes import Raw
+from phloem.files.sections import MOST_PARAMETERS
 from phloem.files.tensorfile import bytes_of
-from phloem.tensors import Array, TensorSpec, tensor_digest
-from phloem.wire import frame as frames
+from phloem.kernels.threads import at_least
+from phloem.tensors import TensorSpec, tensor_digest
 from phloem.wire.contents import Contents
 
-#: Workers: one more than cores, because some wait for the disk.
-_MOST_WORKERS = 8
-Tensors = dict[str, Raw]
-
-
-@dataclass(frozen=True)
-class Body:
-    """One section of a frame, not yet read."""
-
-    blob: Blob
-    codec: type[Codec]
-    section: Section
-    offset: int
-    size: int
-
-    def apply(self, tensors: Tensors, types: dict[str, str], *, alone: bool) -> None:
-        """Decodes it, against `tensors` of these types unless it stands alone, and puts what comes out there.
-
-        Raises:
-            FormatError: it is not what it claims to be.
-        """
-        data = self.blob.read(self.offset, self.size)
-        specs = self.section.specs
-        try:
-            if self.section.exact:
-                self._exact(data, tensors, types, alone=alone)
-            elif not alone and self._adds(tensors, types):
-                arrays = [_writable(tensors, spec) for spec in specs]
-                assert issubclass(self.codec, Ecsq)
-                self.codec.decode_into(data, self.section.layout, arrays, "add")
-            else:
-                updates = self.codec.decode(data, self.section.layout)
-                for spec, update in zip(specs, updates, strict=True):
-                    base = None if alone else tensors[spec.name]
-                    tensors[spec.name] = restored(update, spec.dtype, base, types.get(spec.name, spec.dtype))
-        except KeyError as error:
-            raise FormatError("a frame's tensors are not those of its base") from error
-        except MemoryError as error:
-            raise FormatError(
-                f"a section claims {self.section.size} parameters, more than fit in memory"
-            ) from error
-        for spec in specs:
-            types[spec.name] = spec.dtype
-
-    def _adds(self, tensors: Tensors, types: dict[str, str]) -> bool:
-        """Whether values are added in place: float32 on both sides."""
-        return issubclass(self.codec, Ecsq) and all(
-            spec.dtype == types[spec.name] == "float32" and tensors[spec.name].size == 4 * spec.size
-            for spec in self.section.specs
-        )
-
-    def _exact(self, data: bytes, tensors: Tensors, types: dict[str, str], *, alone: bool) -> None:
-        specs = self.section.specs
-        bases = None
-        if not alone:
-            bases = [as_type(tensors[s.name], types[s.name], s.dtype, s.name) for s in specs]
-        found = decode_exact(data, specs, [bytes_of(spec) for spec in specs], bases)
-        tensors.update(zip((spec.name for spec in specs), found, strict=True))
-
-
-@dataclass(frozen=True)
-class Link:
-    """One frame of a chain, by its sections."""
-
-    encoding: Encoding
-    bodies: tuple[Body, ...]
-
-    @classmethod
-    def of(cls, encoding: Encoding, blob: Blob, specs: Sequence[TensorSpec]) -> Link:
-        """The frame of an encoding; `specs` are the tensors that its state has.
-
-        Raises:
-            FormatError: it is no frame for such a state.
-        """
-        if encoding.form == "wire":
-            return cls(encoding, (_wire_body(blob, specs),))
-        reader = FrameReader.open(BlobFile(blob), blob.size, checked=False)  # type: ignore[arg-type]
-        if reader.head.base != encoding.base or reader.contents.specs != tuple(specs):
-            raise FormatError(
-                f"the frame {encoding.frame[:12]} is not one of the state {encoding.state[:12]}"
-            )
-        bodies = [Body(blob, reader.codec, *place) for place in reader.places()]
-        return cls(encoding, tuple(bodies))
+_CORES = min(os.cpu_count() or 1, 7)
+#: Parameters of parts that are decoded at a time; one part is, whatever its size.
+_MOST_IN_FLIGHT = 3 * MOST_PARAMETERS
 
 
 class Restored:
@@ -143,9 +61,13 @@ class Restored:
         self.contents = Contents(tuple(spec for spec, _ in rows), metadata or {})
         self.size = Size.of(rows, bytes_of)
         self._specs = {spec.name: spec for spec in self.contents.specs}
-        links = linked(objects, chain) if chain is not None else _any_linked(objects, state, self.size)
+        specs = self.contents.specs
+        if chain is not None:
+            links = linked(objects, chain, specs)
+        else:
+            links = _any_linked(objects, state, self.size, specs)
         self.chain = [link.encoding for link in links]
-        _refuse_more(links, self.contents.specs)
+        _refuse_more(links, specs)
         self.parts = parts_of(links, self.contents.specs)
         self._part_of = {name: number for number, part in enumerate(self.parts) for name in part.names}
         self._held: tuple[int, Tensors] | None = None
@@ -168,6 +90,7 @@ class Restored:
         number = self._part_of[spec.name]
         if self._held is None or self._held[0] != number:
             tensors = self.parts[number].decoded()
+            self._let_go()
             for name in self.parts[number].names:
                 self._check(name, tensor_digest(tensors[name]))
             self._held = number, tensors
@@ -181,26 +104,50 @@ class Restored:
         Raises:
             FormatError: what was stored does not give one of them; it is named.
         """
+        try:
+            yield from self._iterate(names, workers)
+        finally:
+            self._let_go()
+
+    def _iterate(self, names: set[str] | None, workers: int | None) -> Iterator[tuple[TensorSpec, Raw]]:
         parts = [part for part in self.parts if names is None or not names.isdisjoint(part.names)]
-        count = workers or min((os.cpu_count() or 1) + 1, _MOST_WORKERS)
-        with ThreadPoolExecutor(count) as pool:
-            waiting: deque[Future[Tensors]] = deque()
-            todo = iter(parts)
-            for part in _next(todo, count):
-                waiting.append(pool.submit(part.decoded))
-            try:
-                while waiting:
-                    tensors = waiting.popleft().result()
-                    kept = {n: raw for n, raw in tensors.items() if names is None or n in names}
-                    del tensors
-                    checks = [(name, pool.submit(tensor_digest, raw)) for name, raw in kept.items()]
-                    waiting.extend(pool.submit(part.decoded) for part in _next(todo, 1))
-                    for name, digest in checks:
-                        self._check(name, digest.result())
-                        yield self._specs[name], kept.pop(name)
-            finally:
-                for one in waiting:
-                    one.cancel()
+        if len(parts) == 1:  # then it is its frames' sections that are decoded side by side
+            yield from self._checked(parts[0].decoded(_workers()), names)
+            return
+        waiting: deque[tuple[int, Future[Tensors]]] = deque()
+        todo = deque(parts)
+
+        def start() -> None:
+            while todo and len(waiting) < (workers or _CORES + 1):
+                size = todo[0].parameters
+                if waiting and size + sum(other for other, _ in waiting) > _MOST_IN_FLIGHT:
+                    break
+                waiting.append((size, _workers().submit(todo.popleft().decoded)))
+
+        start()
+        try:
+            while waiting:
+                tensors = waiting.popleft()[1].result()
+                start()
+                yield from self._checked(tensors, names)
+        finally:
+            for _, one in waiting:
+                one.cancel()
+
+    def _checked(self, tensors: Tensors, names: set[str] | None) -> Iterator[tuple[TensorSpec, Raw]]:
+        """Those of these names, each checked before it is given out."""
+        kept = {name: raw for name, raw in tensors.items() if names is None or name in names}
+        tensors.clear()
+        checks = [(name, _workers().submit(tensor_digest, raw)) for name, raw in kept.items()]
+        for name, digest in checks:
+            self._check(name, digest.result())
+            yield self._specs[name], kept.pop(name)
+
+    def _let_go(self) -> None:
+        """Forgets frames that were read for several parts."""
+        for body in (body for part in self.parts for _, bodies in part.steps for body in bodies):
+            if body.shared is not None:
+                body.shared[0].let_go()
 
     def _check(self, name: str, digest: str) -> None:
         if digest != self.digests[name]:
@@ -219,19 +166,16 @@ class Restored:
         self._held = None
 
 
-def linked(objects: Objects, chain: Sequence[Encoding]) -> list[Link]:
-    """The frames of a chain.
+def linked(objects: Objects, chain: Sequence[Encoding], specs: Sequence[TensorSpec]) -> list[Link]:
+    """The frames of a chain, which all have tensors of the names and shapes of `specs`.
 
     Raises:
         NotFoundError: something is not there. FormatError: something is damaged.
     """
-    return [
-        Link.of(one, objects.frame(one.frame), [spec for spec, _ in objects.state(one.state)])
-        for one in chain
-    ]
+    return [Link.of(one, objects.frame(one.frame), specs) for one in chain]
 
 
-def _any_linked(objects: Objects, state: str, size: Size) -> list[Link]:
+def _any_linked(objects: Objects, state: str, size: Size, specs: Sequence[TensorSpec]) -> list[Link]:
     """The frames of the cheapest chain of which nothing is missing: `repack` may be choosing others meanwhile."""
     broken: set[str] = set()
     first: PhloemError | None = None
@@ -243,7 +187,7 @@ def _any_linked(objects: Objects, state: str, size: Size) -> list[Link]:
             raise first or error from None
         for one in chain:
             try:
-                links += linked(objects, [one])
+                links += linked(objects, [one], specs)
             except (NotFoundError, FormatError) as error:
                 first = first or error
                 broken.add(one.frame)
@@ -256,16 +200,11 @@ def _refuse_more(links: Sequence[Link], specs: Sequence[TensorSpec]) -> None:
     """Nothing, if a chain gives no more than its first frame can hold: memory is taken by what it claims.
 
     Raises:
-        FormatError: it claims more, or a frame has other shapes than the state.
+        FormatError: it claims more.
     """
     claimed, held = sum(spec.size for spec in specs), max(body.blob.size for body in links[0].bodies)
     if claimed > max(LEAST_LIMIT, MOST_PARAMETERS_PER_BYTE * held):
         raise FormatError(f"a frame of {held} bytes claims {claimed} parameters, more than it can hold")
-    shapes = {spec.name: spec.shape for spec in specs}
-    for link in links:
-        for spec in (spec for body in link.bodies for spec in body.section.specs):
-            if shapes.get(spec.name) != spec.shape:
-                raise FormatError(f"tensor '{spec.name:.80}' has another shape in a frame than in its state")
 
 
 @dataclass(frozen=True)
@@ -274,24 +213,33 @@ class Part:
 
     Attributes:
         names: the tensors.
-        steps: sections, and whether each stands alone; some give tensors of other parts as well, not to their end.
+        steps: per frame whether it stands alone, and sections; some give tensors of other parts as well.
     """
 
     names: tuple[str, ...]
-    steps: tuple[tuple[bool, Body], ...]
+    steps: tuple[tuple[bool, tuple[Body, ...]], ...]
 
-    def decoded(self) -> Tensors:
-        """The tensors, not yet checked."""
-        tensors: Tensors = {}
-        types: dict[str, str] = {}
-        for alone, body in self.steps:
-            body.apply(tensors, types, alone=alone)
-        return {name: tensors[name] for name in self.names}
+    def decoded(self, pool: ThreadPoolExecutor | None = None) -> Tensors:
+        """The tensors, not yet checked; with a pool the sections of a frame are decoded side by side."""
+        build = Build()
+        for alone, bodies in self.steps:
+            apply = partial(Body.apply, build=build, alone=alone)
+            if pool is not None and len(bodies) > 1:
+                deque(pool.map(apply, bodies), maxlen=0)
+                continue
+            with at_least(1 if pool is None else _CORES):
+                deque(map(apply, bodies), maxlen=0)
+        return {name: build.tensors[name] for name in self.names}
+
+    @property
+    def parameters(self) -> int:
+        """How many of them are in memory while it is decoded."""
+        return max(sum(body.section.size for body in bodies) for _, bodies in self.steps)
 
     @property
     def size(self) -> int:
         """How many parameters its sections have together."""
-        return sum(body.section.size for _, body in self.steps)
+        return sum(body.section.size for _, bodies in self.steps for body in bodies)
 
 
 def parts_of(links: Sequence[Link], specs: Sequence[TensorSpec]) -> list[Part]:
@@ -320,13 +268,13 @@ def parts_of(links: Sequence[Link], specs: Sequence[TensorSpec]) -> list[Part]:
 def _part(links: Sequence[Link], owners: Sequence[Mapping[str, Body]], bodies: Sequence[Body]) -> Part:
     """What must be decoded for these sections of the last frame."""
     names = tuple(spec.name for body in bodies for spec in body.section.specs)
-    steps: list[tuple[bool, Body]] = []
+    steps: list[tuple[bool, tuple[Body, ...]]] = []
     needed = set(names)
     for link, owner in zip(reversed(links), reversed(owners), strict=True):
         if not needed <= owner.keys():
             raise FormatError("a frame lacks tensors that the next one is decoded against")
         here = {id(owner[name]): owner[name] for name in sorted(needed)}
-        steps += [(link.encoding.base is None, body) for body in here.values()]
+        steps.append((link.encoding.base is None, tuple(here.values())))
         needed = {spec.name for body in here.values() for spec in body.section.specs}
     return Part(names, tuple(reversed(steps)))
 
@@ -351,24 +299,11 @@ def _groups(links: Sequence[Link]) -> list[list[Body]]:
     return list(found.values())
 
 
-def _wire_body(blob: Blob, specs: Sequence[TensorSpec]) -> Body:
-    """The one body of a frame from the wire, whose layout is the state's."""
-    if any(spec.dtype != "float32" for spec in specs):
-        raise FormatError("a frame of the wire gives float32 tensors only")
-    section = Section(tuple(specs), exact=False)
-    parts = frames.unpack(blob.read(0, blob.size), section.layout)
-    return Body(blob, parts.codec, section, 2, blob.size - 2 - frames.CHECKSUM_BYTES)
+def _workers() -> ThreadPoolExecutor:
+    """The threads that decode and hash, for all states; they never wait for each other."""
+    return _threads_of(os.getpid())  # after a fork there are none of the parent's
 
 
-def _writable(tensors: Tensors, spec: TensorSpec) -> Array:
-    """A tensor as float32 values that can be changed in place."""
-    raw = tensors[spec.name]
-    if not raw.flags.writeable or raw.ctypes.data % 4:
-        raw = tensors[spec.name] = raw.copy()
-    values: Array = raw.view("<f4").reshape(spec.shape)
-    return values
-
-
-def _next(parts: Iterator[Part], count: int) -> Iterator[Part]:
-    for _, part in zip(range(count), parts, strict=False):
-        yield part
+@cache
+def _threads_of(process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_CORES + 1, "phloem-restore")  # one more than cores: some wait for the disk

@@ -15,8 +15,8 @@ from phloem.codecs.config import FromConfig, check_number
 from phloem.codecs.importance import quarters_of, weighted_energy, weights_of
 from phloem.codecs.ratecontrol import Goal, Model, Trial, find
 from phloem.errors import ConfigError
-from phloem.kernels import Put, Step, backend, efforts
-from phloem.kernels.steps import FLAG_DEPENDENT, STEP_BYTES, read_head
+from phloem.kernels import Opened, Put, Step, backend, efforts
+from phloem.kernels.steps import FLAG_DEPENDENT, MODEL_FLAGS, STEP_BYTES, read_head
 from phloem.kernels.trellis import WEIGHT_SPARSE
 from phloem.tensors import Array, Layout
 
@@ -271,6 +271,24 @@ class Ecsq(FromConfig):
             FormatError: as `decode`; the arrays are as before.
         """
         backend().ecsq_decode_into(body, arrays, put)
+
+    @staticmethod
+    def has_parts(head: Body) -> bool:
+        """Whether parts of a body that begins like this can be decoded without the others: effort `fast` alone.
+
+        Raises:
+            FormatError: no body begins like this.
+        """
+        return not read_head(head[:STEP_BYTES])[1] & MODEL_FLAGS
+
+    @classmethod
+    def open(cls, body: Body, layout: Layout) -> Opened:
+        """A body of which some tensors are decoded: those of whole parts (`kernels.parts`).
+
+        Raises:
+            FormatError: as `decode`, as far as was looked.
+        """
+        return backend().Opened(body, [spec.shape for spec in layout.specs])
 
     @classmethod
     def subtract_encoded(cls, body: Body, layout: Layout, arrays: Sequence[Array]) -> None:

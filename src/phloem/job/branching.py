@@ -23,10 +23,10 @@ from phloem.branches.records import Commit, now
 from phloem.branches.refs import check_name
 from phloem.branches.repository import Repository, Sign, open_repo, silent
 from phloem.branches.restore import Restored
-from phloem.codecs.lossless import Lossless
 from phloem.engines.host import plan_for
 from phloem.errors import ConfigError, StateError
 from phloem.files.dtypes import floats
+from phloem.files.encoding import encode_file
 from phloem.files.tensorfile import TensorFile, TensorFileWriter
 from phloem.job.directory import TRUNK, RunDirectory, reading
 from phloem.job.ledger import ledger_of
@@ -186,8 +186,7 @@ class Publisher:
         size = chains.Size(self.layout.size, 4 * self.layout.size)
         chain = chains.cheapest(base, size, self.repo.objects.encodings)
         if chains.times_reading([*chain, encoding], size) > chains.MOST_TIMES:
-            key = frames.pack(Lossless(), self.layout.arrays(after), self.layout, key_frame=True)
-            draft.add_frame(key, state, None, "wire", "lossless")
+            add_key_frame(draft, after, self.layout, state)
 
     def _add_exact(self, draft: Draft, after: State, scratch: Path) -> None:
         path = scratch / "pruned.safetensors"
@@ -308,10 +307,17 @@ def import_state(
         draft = Draft(repo.folder, repo.objects, scratch)
         digest = draft.add(packs.STATE, record)
         if not repo.objects.encodings(digest):
-            key = frames.pack(Lossless(), layout.arrays(state), layout, key_frame=True)
-            draft.add_frame(key, digest, None, "wire", "lossless")
+            add_key_frame(draft, state, layout, digest)
         commit = Commit("import", () if head is None else (head,), digest, author, now(), message)
         return repo.publish(draft, commit, branch, head, sign)
+
+
+def add_key_frame(draft: Draft, state: State, layout: Layout, digest: str) -> None:
+    """Adds a state as it is to a draft, as a frame in sections: those are decoded side by side."""
+    path, frame = draft.scratch / "key.safetensors", draft.scratch / "key.phl"
+    write_arrays(path, state, layout)
+    encode_file(path, frame, lossless=True, progress=silent)
+    draft.add_frame(frame, digest, None, "file", "lossless")
 
 
 def record_of(state: State, layout: Layout) -> bytes:

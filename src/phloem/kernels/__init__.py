@@ -20,7 +20,7 @@ from phloem.kernels.efforts import AdaptiveKernels, Held
 from phloem.kernels.steps import Step
 from phloem.kernels.threads import set_threads
 
-__all__ = ["Kernels", "Put", "Step", "available", "backend", "backend_name", "set_threads", "use"]
+__all__ = ["Kernels", "Opened", "Put", "Step", "available", "backend", "backend_name", "set_threads", "use"]
 
 FloatArray = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -29,6 +29,14 @@ BackendName = Literal["auto", "reference", "native"]
 
 _log = logging.getLogger(__name__)
 _chosen: list[Kernels] = []  # none or one
+
+
+class Opened(Protocol):
+    """A body whose parts can be decoded alone, by several threads at a time (`reference.Opened`)."""
+
+    def put(self, first: int, arrays: Sequence[FloatArray], put: Put) -> None:
+        """As `ecsq_decode_into`, for the tensors from `first` on alone: those of whole parts."""
+        ...
 
 
 class Kernels(AdaptiveKernels, Protocol):
@@ -67,6 +75,10 @@ class Kernels(AdaptiveKernels, Protocol):
         self, body: bytes | memoryview, arrays: Sequence[FloatArray], put: Put, held: Held = None
     ) -> None:
         """Put the tensors of a body into arrays of zeros, or add or subtract them; or FormatError, nothing done."""
+        ...
+
+    def Opened(self, body: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> Opened:  # noqa: N802
+        """A body whose parts can be decoded alone."""
         ...
 
     def ecsq_subtract_encoded(self, body: bytes, arrays: Sequence[FloatArray], held: Held = None) -> None:

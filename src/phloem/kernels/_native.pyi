@@ -48,6 +48,28 @@ def decode(
     put: int,
     threads: int,
 ) -> None: ...
+
+class Opened:
+    def __init__(
+        self,
+        body: bytes,
+        rows: npt.NDArray[np.int64],
+        columns: npt.NDArray[np.int64],
+        pieces: npt.NDArray[np.int64],
+        significand: int,
+        exponent: int,
+        weighted: bool,
+    ) -> None: ...
+    def put(
+        self,
+        first: int,
+        arrays: Sequence[npt.NDArray[np.float32]],
+        first_part: int,
+        last_part: int,
+        put: int,
+        threads: int,
+    ) -> None: ...
+
 def subtract_encoded(
     body: bytes,
     arrays: Sequence[npt.NDArray[np.float32]],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.uint8]
 #: What decoded values do to arrays in place.
-Put = Literal["store", "add", "subtract"]
+Put = Literal["store", "add", "subtract", "accumulate"]
 
 _HINT = "The frame is cut short, altered, or meant for another model."
 
@@ -102,8 +102,8 @@ def ecsq_decode_into(body: bytes | memoryview, arrays: Sequence[FloatArray], put
     Raises:
         FormatError: the bytes are not a body for these shapes, to the last bit; the arrays are as before.
     """
-    if put not in ("store", "add", "subtract"):
-        raise ConfigError(f"Decoded values cannot be '{put}'.", hint="known: store, add, subtract")
+    if put not in get_args(Put):
+        raise ConfigError(f"Decoded values cannot be '{put}'.", hint=f"known: {', '.join(get_args(Put))}")
     data = bytes(body)
     shapes = tuple(array.shape for array in arrays)
     decoded = None
@@ -115,11 +115,17 @@ def ecsq_decode_into(body: bytes | memoryview, arrays: Sequence[FloatArray], put
         if decoded is not None:
             for piece, part_values in decoded.get(tensor, ()):
                 values.reshape(-1)[piece.start : piece.stop] = part_values
+        put_all([array], [values], put)
+
+
+def put_all(arrays: Sequence[FloatArray], values: Sequence[FloatArray], put: Put) -> None:
+    """Stores, adds or subtracts values, in place."""
+    for array, value in zip(arrays, values, strict=True):
         if put == "store":
-            array[...] = values
+            array[...] = value
         else:
             with np.errstate(over="ignore", invalid="ignore"):
-                (np.add if put == "add" else np.subtract)(array, values, out=array)
+                (np.subtract if put == "subtract" else np.add)(array, value, out=array)
 
 
 def ecsq_subtract_encoded(body: bytes, arrays: Sequence[FloatArray]) -> None:

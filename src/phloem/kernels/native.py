@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from phloem.errors import ConfigError, FormatError
 from phloem.kernels import _native, efforts
-from phloem.kernels.decoder import Put, check_parts
+from phloem.kernels.decoder import Put, check_parts, put_all
 from phloem.kernels.efforts import AdaptiveKernels, Held
 from phloem.kernels.logistic import logistic_tables
-from phloem.kernels.parts import partition
+from phloem.kernels.parts import matrix, partition, parts_within
 from phloem.kernels.steps import FLAG_ALL_ZERO, FLAG_IMPORTANCE, MODEL_FLAGS, Step, read_head, steps_of
 from phloem.kernels.tables import LADDER, MAGNITUDE_HIGHEST, tables
 from phloem.kernels.threads import threads
@@ -28,7 +28,8 @@ HeldArray = npt.NDArray[np.int8]
 
 NAME = "native"
 
-_PUTS = ("store", "add", "subtract")
+_DAMAGED = "The frame is damaged, or meant for another model."
+_PUTS = ("store", "add", "subtract", "accumulate")
 
 
 def ecsq_extent(arrays: Sequence[FloatArray]) -> tuple[float, int]:
@@ -77,21 +78,55 @@ def ecsq_decode_into(
 ) -> None:
     """Put the tensors of a body into arrays of zeros, or add them to arrays, or subtract them, in float32.
 
+    "accumulate" adds as well, faster, to arrays that are sums of earlier adds: no negative zero is among them.
+
     Raises:
         FormatError: the bytes are not a body for these shapes, to the last bit; the arrays are as before.
     """
-    if put not in _PUTS:
-        raise ConfigError(f"Decoded values cannot be '{put}'.", hint="known: store, add, subtract")
-    data = bytes(body)
+    code, data = _put(put), bytes(body)
     step, flags = read_head(data)
     if flags == FLAG_ALL_ZERO:
         for array in arrays if put == "add" else ():
             np.add(array, np.float32(0), out=array)  # a negative zero becomes a positive one
         return
     if flags & MODEL_FLAGS:
-        efforts.decode_into(_this(), data, arrays, put, held)
+        efforts.decode_into(_this(), data, arrays, "add" if put == "accumulate" else put, held)
         return
-    _call(_native.decode, data, arrays, step, flags, _PUTS.index(put), threads())
+    _call(_native.decode, data, arrays, step, flags, code, threads())
+
+
+class Opened:
+    """An open body (`reference.Opened`)."""
+
+    def __init__(self, body: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Reads the side information.
+
+        Raises:
+            FormatError: the bytes are not a body for these shapes.
+        """
+        self._data, self._shapes = bytes(body), tuple(shapes)
+        step, flags = read_head(self._data)
+        self._whole = bool(flags & (FLAG_ALL_ZERO | MODEL_FLAGS))  # nothing to open, or one stream
+        if self._whole:
+            return
+        check_parts(self._data, self._shapes)
+        rows, columns = np.array([matrix(shape) for shape in self._shapes], np.int64).reshape(-1, 2).T.copy()
+        known = step.significand, step.exponent, flags == FLAG_IMPORTANCE
+        try:
+            self._native = _native.Opened(self._data, rows, columns, _pieces(self._shapes), *known)
+        except _native.FormatError as error:
+            raise FormatError(str(error), hint=_DAMAGED) from None
+
+    def put(self, first: int, arrays: Sequence[FloatArray], put: Put) -> None:
+        """Puts the tensors from `first` on, as many as there are arrays."""
+        parts = parts_within(self._shapes, first, len(arrays))
+        if self._whole:
+            put_all(arrays, ecsq_decode(self._data, self._shapes)[first : first + len(arrays)], put)
+            return
+        try:
+            self._native.put(first, list(arrays), parts.start, parts.stop, _put(put), threads())
+        except _native.FormatError as error:
+            raise FormatError(str(error), hint=_DAMAGED) from None
 
 
 def ecsq_subtract_encoded(body: bytes, arrays: Sequence[FloatArray], held: Held = None) -> None:
@@ -101,6 +136,12 @@ def ecsq_subtract_encoded(body: bytes, arrays: Sequence[FloatArray], held: Held 
         efforts.decode_into(_this(), body, arrays, "subtract", held, trusted=True)
     elif flags != FLAG_ALL_ZERO:
         _call(_native.subtract_encoded, body, arrays, step, flags, threads())
+
+
+def _put(put: Put) -> int:
+    if put not in _PUTS:
+        raise ConfigError(f"Decoded values cannot be '{put}'.", hint=f"known: {', '.join(_PUTS)}")
+    return _PUTS.index(put)
 
 
 def _this() -> AdaptiveKernels:
@@ -121,7 +162,7 @@ def _call(
     try:
         function(body, list(arrays), _pieces(shapes), step.significand, step.exponent, weighted, *options)
     except _native.FormatError as error:
-        raise FormatError(str(error), hint="The frame is damaged, or meant for another model.") from None
+        raise FormatError(str(error), hint=_DAMAGED) from None
 
 
 def _pieces(shapes: tuple[tuple[int, ...], ...]) -> npt.NDArray[np.int64]:

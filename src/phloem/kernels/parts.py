@@ -12,6 +12,8 @@ from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
+from phloem.errors import ConfigError
+
 #: No part has more elements.
 PART_LARGEST = 1 << 22
 
@@ -50,6 +52,22 @@ def partition(shapes: tuple[tuple[int, ...], ...]) -> tuple[Piece, ...]:
     (Piece(part=0, tensor=0, start=0, stop=6), Piece(part=0, tensor=2, start=0, stop=4))
     """
     return tuple(_pieces(shapes))
+
+
+def parts_within(shapes: tuple[tuple[int, ...], ...], first: int, count: int) -> range:
+    """The parts of `count` tensors from `first` on.
+
+    Raises:
+        ConfigError: one of them has other tensors as well.
+
+    >>> parts_within(((3, 2), (0,), (4,), (1 << 22,)), 3, 1)
+    range(1, 2)
+    """
+    among = range(first, first + count)
+    inside = {piece.part for piece in partition(shapes) if piece.tensor in among}
+    if any(piece.part in inside and piece.tensor not in among for piece in partition(shapes)):
+        raise ConfigError("Some of these tensors share a part with others.")
+    return range(min(inside), max(inside) + 1) if inside else range(0)
 
 
 def _pieces(shapes: Sequence[tuple[int, ...]]) -> Iterator[Piece]:

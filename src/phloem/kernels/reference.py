@@ -37,11 +37,12 @@ import numpy.typing as npt
 
 from phloem.kernels import adaptive, decoder, efforts, grid
 from phloem.kernels.bytecoder import block_decode, block_encode
-from phloem.kernels.decoder import Put
+from phloem.kernels.decoder import Put, put_all
 from phloem.kernels.efforts import AdaptiveKernels, Held
 from phloem.kernels.encoder import ecsq_encode
 from phloem.kernels.grid import adaptive_centres
 from phloem.kernels.hadamard import flip, hadamard
+from phloem.kernels.parts import parts_within
 from phloem.kernels.planes import (
     differences_ends,
     differences_merge,
@@ -112,9 +113,35 @@ def ecsq_decode_into(
     """
     if read_head(bytes(body[:STEP_BYTES]))[1] & MODEL_FLAGS:
         this = cast(AdaptiveKernels, sys.modules[__name__])
-        efforts.decode_into(this, bytes(body), arrays, put, held)
+        efforts.decode_into(this, bytes(body), arrays, "add" if put == "accumulate" else put, held)
     else:
         decoder.ecsq_decode_into(body, arrays, put)
+
+
+class Opened:
+    """A body of which parts are decoded alone; a kernel may leave what is not asked for unread.
+
+    May be used by several threads at a time.
+    """
+
+    def __init__(self, body: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Reads the side information.
+
+        Raises:
+            FormatError: the bytes are not a body for these shapes.
+        """
+        self._shapes = tuple(shapes)
+        self._values = ecsq_decode(body, shapes)
+
+    def put(self, first: int, arrays: Sequence[FloatArray], put: Put) -> None:
+        """Puts the tensors from `first` on, as many as there are arrays, as `ecsq_decode_into` does.
+
+        Raises:
+            FormatError: the bytes are not a body for these shapes; the arrays are as before.
+            ConfigError: the tensors share a part of the body (`parts`) with others.
+        """
+        parts_within(self._shapes, first, len(arrays))
+        put_all(arrays, self._values[first : first + len(arrays)], put)
 
 
 def ecsq_subtract_encoded(body: bytes, arrays: Sequence[FloatArray], held: Held = None) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 from phloem.errors import ConfigError
 
 _MOST = 256
 _threads = [1]
+_here: ContextVar[int] = ContextVar("threads", default=1)
 
 
 def set_threads(count: int) -> None:
@@ -19,6 +24,16 @@ def set_threads(count: int) -> None:
     _threads[0] = count
 
 
+@contextmanager
+def at_least(count: int) -> Iterator[None]:
+    """While this lasts, calls of this thread may use so many threads, or more where `set_threads` says so."""
+    token = _here.set(count)
+    try:
+        yield
+    finally:
+        _here.reset(token)
+
+
 def threads() -> int:
     """How many threads a call may use."""
-    return _threads[0]
+    return max(_threads[0], _here.get())

@@ -31,6 +31,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from phloem import canonical, varint
 from phloem.errors import ConfigError, FormatError
@@ -118,9 +119,15 @@ class Head:
         start = 33 if data[0] & _HAS_BASE else 1
         if len(data) < start:
             raise FormatError("the frame ends inside its base's digest")
-        contents = unpack_table(_inflate(data[start:]))
+        contents = _unpacked(data[start:])
         base = data[1:33].hex() if data[0] & _HAS_BASE else None
         return cls(contents, base, bool(data[0] & HAS_ERROR), bool(data[0] & HAS_SECTIONS))
+
+
+@lru_cache(maxsize=2)
+def _unpacked(packed: bytes) -> Contents:
+    """The table of a head; frames of one model follow one another, and all have the same."""
+    return unpack_table(_inflate(packed))
 
 
 def pack_table(contents: Contents) -> bytes:

@@ -38,6 +38,8 @@ STAND_ALONE = 0x80
 CODEC_CODE = 0x3F
 CHECKSUM_BYTES = 4
 KEY_FRAME = 0x40
+#: What comes before the body of a frame from the wire.
+WIRE_HEAD_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,17 @@ def pack(
         codec = codec.within(codec.bytes - len(frame) - CHECKSUM_BYTES)
     frame += codec.encode(arrays, layout, hints)
     return frame + _checksum(frame, "" if with_layout else layout.digest)
+
+
+def codec_of_wire(head: bytes) -> type[Codec]:
+    """The codec of a frame that carries no layout, by its first `WIRE_HEAD_BYTES`; its checksum is not looked at.
+
+    Raises:
+        FormatError: it is no such frame.
+    """
+    if len(head) < WIRE_HEAD_BYTES or head[0] != MAGIC + VERSION or head[1] & STAND_ALONE:
+        raise FormatError("expected a frame from the wire, found other bytes")
+    return codec_for_code(head[1] & CODEC_CODE)
 
 
 def unpack(frame: bytes, layout: Layout | None = None, *, max_parameters: int | None = None) -> Frame:
