@@ -107,6 +107,34 @@ class PyOpened {
   // The tensors from `first` on, as many as there are arrays; those are the parts `first_part` to before `last_part`.
   void put(size_t first, const std::vector<Result>& arrays, size_t first_part, size_t last_part, int put,
            int threads) const {
+    auto outputs = outputs_at(first, arrays, first_part, last_part);
+    const Put how = put_of(put);
+    nb::gil_scoped_release release;
+    opened_->decode(outputs, first_part, last_part, how, loops(), threads);
+  }
+
+  static void add_all(const std::vector<const PyOpened*>& bodies, size_t first, const std::vector<Result>& arrays,
+                      size_t first_part, size_t last_part, int threads) {
+    if (bodies.empty()) return;
+    auto outputs = bodies[0]->outputs_at(first, arrays, first_part, last_part);
+    std::vector<const Opened*> opened;
+    for (const PyOpened* body : bodies) {
+      const auto alike = [](const Output& a, const Output& b) {
+        return a.shape.rows == b.shape.rows && a.shape.columns == b.shape.columns;
+      };
+      if (!std::equal(body->shapes_.begin(), body->shapes_.end(), outputs.begin(), outputs.end(), alike) ||
+          body->parts_ != bodies[0]->parts_) {
+        throw nb::value_error("expected bodies of the same shapes");
+      }
+      opened.push_back(body->opened_.get());
+    }
+    nb::gil_scoped_release release;
+    Opened::add_all(opened, outputs, first_part, last_part, loops(), threads);
+  }
+
+ private:
+  std::vector<Output> outputs_at(size_t first, const std::vector<Result>& arrays, size_t first_part,
+                                 size_t last_part) const {
     const auto refuse = [](bool when) {
       if (when) throw nb::value_error("the arrays are not those of these parts");
     };
@@ -121,12 +149,9 @@ class PyOpened {
     for (size_t p = first_part; p < last_part; ++p) {
       for (const Piece& piece : parts_[p]) refuse(outputs[piece.tensor].data == nullptr);
     }
-    const Put how = put_of(put);
-    nb::gil_scoped_release release;
-    opened_->decode(outputs, first_part, last_part, how, loops(), threads);
+    return outputs;
   }
 
- private:
   nb::bytes body_;
   std::vector<Output> shapes_;  // without data
   std::vector<Part> parts_;
@@ -236,6 +261,8 @@ void bind_ecsq(nb::module_& m) {
       .def(nb::init<nb::bytes, const Table<int64_t>&, const Table<int64_t>&, const Pieces&, uint32_t, int, bool>())
       .def("put", &PyOpened::put, nb::arg("first"), nb::arg("arrays").noconvert(), nb::arg("first_part"),
            nb::arg("last_part"), nb::arg("put"), nb::arg("threads"));
+  m.def("add_all", &PyOpened::add_all, nb::arg("bodies"), nb::arg("first"), nb::arg("arrays").noconvert(),
+        nb::arg("first_part"), nb::arg("last_part"), nb::arg("threads"));
   m.def("subtract_encoded", py_subtract_encoded, nb::arg("body"), nb::arg("arrays").noconvert(), nb::arg("pieces"),
         nb::arg("significand"), nb::arg("exponent"), nb::arg("weighted"), nb::arg("threads"));
 }

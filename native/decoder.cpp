@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <optional>
 
 #include "bits.hpp"
 #include "codec.hpp"
@@ -16,6 +17,7 @@ namespace phloem {
 
 namespace {
 
+constexpr int64_t kStretch = 1 << 16;  // elements that stay in the second cache from one body to the next
 constexpr size_t kSpare = 16;  // bytes that may be read beyond the raw bits
 
 // What was read of one class of one part, and how far the output has come.
@@ -52,6 +54,8 @@ void put_all(float* row, const uint32_t* order, const float* values, size_t n) {
   }
 }
 
+}  // namespace
+
 class PartDecoder {
  public:
   PartDecoder(const Frame& frame, size_t number, const Part& pieces, const Loops& loops)
@@ -80,12 +84,43 @@ class PartDecoder {
   void write(std::vector<Output>& outputs, Put put) {
     for (const Piece& piece : pieces_) {
       float* x = outputs[piece.tensor].data + piece.start;
+      const int64_t size = piece.stop - piece.start;
       // what is not touched is x + 0
-      if (put == Put::kAdd) loops_.clear_negative_zeros(x, static_cast<size_t>(piece.stop - piece.start));
-      if (frame_.scales[piece.tensor].zero) continue;
-      if (put == Put::kStore) write<Put::kStore>(x, piece);
-      if (put == Put::kAdd || put == Put::kAccumulate) write<Put::kAdd>(x, piece);
-      if (put == Put::kSubtract) write<Put::kSubtract>(x, piece);
+      if (put == Put::kAdd) loops_.clear_negative_zeros(x, static_cast<size_t>(size));
+      begin(piece);
+      if (put == Put::kStore) write_stretch<Put::kStore>(x, 0, size);
+      if (put == Put::kAdd || put == Put::kAccumulate) write_stretch<Put::kAdd>(x, 0, size);
+      if (put == Put::kSubtract) write_stretch<Put::kSubtract>(x, 0, size);
+    }
+  }
+
+  // The next piece of the part; its stretches follow, in order.
+  void begin(const Piece& piece) {
+    scale_ = &frame_.scales[piece.tensor];
+    place_.reset();
+    if (scale_->zero) return;
+    const Rows rows(piece, *scale_);
+    place_.emplace(Place{rows, Groups(scale_->columns, rows.width)});
+    small_ = frame_.small_values(piece.tensor);
+    step_ = frame_.steps.step(piece.tensor);
+  }
+
+  // Elements `start` to `stop` of the piece, which begins at `x`: whole rows, where the tensor is a matrix.
+  template <Put kPut>
+  void write_stretch(float* x, int64_t start, int64_t stop) {
+    if (!place_) return;
+    const Rows& rows = place_->rows;
+    if (scale_->rows.mode == kNone && scale_->columns.mode == kNone) {
+      write_group<kPut>(x + start, nullptr, stop - start, stream(scale_->level));
+      return;
+    }
+    const Groups& columns = place_->columns;
+    for (int64_t r = start / rows.width; r < stop / rows.width; ++r) {
+      const int level = scale_->level + scale_->rows.at(rows.first + r);
+      for (const Group& group : columns.groups) {
+        const uint32_t* order = columns.order.empty() ? nullptr : columns.order.data() + group.start;
+        write_group<kPut>(x + r * rows.width, order, group.count, stream(level + group.level));
+      }
     }
   }
 
@@ -232,25 +267,13 @@ class PartDecoder {
   }
 
   template <Put kPut>
-  void write(float* row, const Piece& piece) {
-    const Scales& scale = frame_.scales[piece.tensor];
-    const Rows rows(piece, scale);
-    const Groups columns(scale.columns, rows.width);
-    small_ = frame_.small_values(piece.tensor);
-    step_ = frame_.steps.step(piece.tensor);
-    for (int64_t r = rows.first; r < rows.first + rows.count; ++r, row += rows.width) {
-      const int level = scale.level + scale.rows.at(r);
-      for (const Group& group : columns.groups) {
-        ClassStream& part = stream(level + group.level);
-        const uint32_t* order = columns.order.empty() ? nullptr : columns.order.data() + group.start;
-        if (part.dense()) {
-          write_dense<kPut>(row, order, group.count, part);
-        } else {
-          write_sparse<kPut>(row, order, group.count, part);
-        }
-        part.seen += group.count;
-      }
+  void write_group(float* row, const uint32_t* order, int64_t count, ClassStream& part) {
+    if (part.dense()) {
+      write_dense<kPut>(row, order, count, part);
+    } else {
+      write_sparse<kPut>(row, order, count, part);
     }
+    part.seen += count;
   }
 
   template <Put kPut>
@@ -340,9 +363,18 @@ class PartDecoder {
   const Loops& loops_;
   std::array<std::unique_ptr<ClassStream>, kClasses> classes_;
   Buffer<uint8_t> raw_;  // the raw bits, and sixteen bytes more
-  SmallValues small_{};  // of the tensor that is written
+  // Of the piece that is written:
+  struct Place {
+    Rows rows;
+    Groups columns;
+  };
+  const Scales* scale_ = nullptr;
+  std::optional<Place> place_;  // none where all is zero
+  SmallValues small_{};
   float step_ = 0;
 };
+
+namespace {
 
 // Where each part's bytes are: all but the last have their lengths in front.
 std::vector<std::span<const uint8_t>> split(std::span<const uint8_t> data, size_t parts) {
@@ -386,14 +418,41 @@ void Opened::decode(std::vector<Output>& outputs, size_t first, size_t last, Put
   for (size_t p = first; p < last; ++p) {
     decoders.push_back(std::make_unique<PartDecoder>(frame_, p, parts_[p], loops));
   }
-  if (parts_.size() == 1) {
-    RangeDecoder coder = coder_;
-    for (auto& only : decoders) only->read(body_, &coder);
-  } else {
-    in_parallel(decoders.size(), threads, [&](size_t p) { decoders[p]->read(spans_[first + p], nullptr); });
-  }
+  in_parallel(decoders.size(), threads, [&](size_t p) { read(*decoders[p], first + p); });
   // only what is right in all these parts changes the outputs
   in_parallel(decoders.size(), threads, [&](size_t p) { decoders[p]->write(outputs, put); });
+}
+
+void Opened::add_all(const std::vector<const Opened*>& bodies, std::vector<Output>& outputs, size_t first, size_t last,
+                     const Loops& loops, int threads) {
+  const std::vector<Part>& parts = bodies[0]->parts_;
+  std::vector<std::vector<std::unique_ptr<PartDecoder>>> decoders(last - first);
+  in_parallel(decoders.size(), threads, [&](size_t d) {
+    for (const Opened* body : bodies) {
+      decoders[d].push_back(std::make_unique<PartDecoder>(body->frame_, first + d, body->parts_[first + d], loops));
+      body->read(*decoders[d].back(), first + d);
+    }
+  });
+  in_parallel(decoders.size(), threads, [&](size_t d) {
+    for (const Piece& piece : parts[first + d]) {
+      const Output& output = outputs[piece.tensor];
+      float* x = output.data + piece.start;
+      const int64_t size = piece.stop - piece.start, unit = output.shape.rows > 1 ? output.shape.columns : 1;
+      const int64_t stretch = std::max<int64_t>(1, kStretch / unit) * unit;
+      for (auto& decoder : decoders[d]) decoder->begin(piece);
+      for (int64_t start = 0; start < size; start += stretch) {
+        const int64_t stop = std::min(start + stretch, size);
+        loops.clear_negative_zeros(x + start, static_cast<size_t>(stop - start));
+        for (auto& decoder : decoders[d]) decoder->write_stretch<Put::kAdd>(x, start, stop);
+      }
+    }
+  });
+}
+
+void Opened::read(PartDecoder& decoder, size_t part) const {
+  if (parts_.size() > 1) return decoder.read(spans_[part], nullptr);
+  RangeDecoder coder = coder_;
+  decoder.read(body_, &coder);
 }
 
 void decode(std::span<const uint8_t> body, const Steps& steps, std::vector<Output>& outputs,

@@ -28,6 +28,7 @@ struct Groups {
 struct Piece {
   size_t tensor;
   int64_t start, stop;
+  bool operator==(const Piece&) const = default;
 };
 
 // A piece as rows; where the tensor has a single level, one row of everything.

@@ -59,9 +59,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, ...]]:
     found: Counter[tuple[str, ...]] = Counter()
     really = restore.Part.decoded
 
-    def counted(part: restore.Part) -> restore.Tensors:
+    def counted(part: restore.Part, pool: Any = None) -> restore.Tensors:
         found[tuple(part.names)] += 1
-        return really(part)
+        return really(part, pool)
 
     monkeypatch.setattr(restore.Part, "decoded", counted)
     return found
@@ -302,7 +302,7 @@ def test_damage_is_refused_and_nothing_waits_for_it(
 ) -> None:
     branched(repo, tmp_path, {"a": tuned(model(), 1)})
 
-    def damaged(part: restore.Part) -> restore.Tensors:
+    def damaged(part: restore.Part, pool: object = None) -> restore.Tensors:
         raise FormatError("a frame is damaged")
 
     monkeypatch.setattr(restore.Part, "decoded", damaged)

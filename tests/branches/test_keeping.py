@@ -199,8 +199,8 @@ def test_no_state_costs_more_than_it_may(
         careless.setattr(chains, "MOST_TIMES", 1e9)
         line(large, tmp_path, "trunk", 12, 1)
     before = states(large)
-    slowest = max(times(large, state) for state in before.values())
-    limit = 0.7 * slowest
+    first, slowest = (times(large, large.show(f"trunk~{back}").state) for back in (12, 0))
+    limit = first + 3.5 * (slowest - first) / 12  # three differences on a key-frame, and not four
     done = repack(large, tip_times=limit, most_times=limit)
     assert done.most <= limit < slowest
     assert max(times(large, state) for state in before.values()) == pytest.approx(done.most)

@@ -188,6 +188,95 @@ def test_decoding_in_place_is_one_float32_operation_per_value(
         restored_simd.ecsq_decode_into(body, base, "multiply")
 
 
+OPEN: Shapes = [(100_000,), (400, 900), (0, 2), (90,), (120_000,)]
+WHOLE = [
+    (0, 1),
+    (1, 1),
+    (2, 1),
+    (3, 2),
+    (0, 5),
+]  # first tensor and how many: those of whole parts of at most 150,000
+
+
+@pytest.fixture
+def open_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Parts of at most 150,000 elements: longer than what stays in the cache from one body to the next."""
+    partition.cache_clear()
+    monkeypatch.setattr(parts_module, "PART_LARGEST", 150_000)
+    yield
+    partition.cache_clear()
+    set_threads(1)
+
+
+def _bodies(make_update: MakeUpdate) -> list[bytes]:
+    """Bodies of one layout: with and without levels of rows, sparse and dense, all zero."""
+    kinds = {"rows": 3.0, "student": 1.0, "sparse": 9.0, "zero": 1.0, "subnormal": 1.0, "gaussian": 0.1}
+    found = []
+    for seed, (kind, steps) in enumerate(kinds.items()):
+        arrays = make_update(kind, OPEN, seed)
+        middle = float(np.median(np.abs(np.concatenate([array.ravel() for array in arrays]))))
+        step = Step.near(steps * middle or 1.0).fitted(reference.ecsq_extent(arrays)[0])
+        found.append(reference.ecsq_encode(arrays, step))
+    return found
+
+
+@pytest.mark.usefixtures("open_parts")
+def test_parts_of_open_bodies_are_added_as_whole_bodies_are_one_after_another(
+    restored_simd: ModuleType, make_update: MakeUpdate
+) -> None:
+    native, bodies = restored_simd, _bodies(make_update)
+    base = make_update("student", OPEN, 9)
+    base[0][:1000] = base[1][7, :90] = base[3][:] = -0.0
+    wanted = [array.copy() for array in base]
+    for body in bodies:
+        reference.ecsq_decode_into(body, wanted, "add")
+    for kernels, level in [(reference, None), *((native, level) for level in native.simd_levels())]:
+        if level:
+            kernels.set_simd(level)
+        opened = [kernels.Opened(body, OPEN) for body in bodies]
+        for threads, (first, count) in zip((1, 2, 1, 3, 3), WHOLE, strict=True):
+            set_threads(threads)
+            target = [array.copy() for array in base[first : first + count]]
+            kernels.ecsq_add_all(opened, first, target)
+            assert _bits(target) == _bits(wanted[first : first + count])
+            again = [array.copy() for array in base[first : first + count]]
+            for one in opened:
+                one.put(first, again, "add")
+            assert _bits(again) == _bits(target)
+        with pytest.raises(ConfigError, match="share a part with others"):
+            opened[0].put(4, base[4:], "add")
+        with pytest.raises((ValueError, IndexError)):
+            opened[0].put(0, [np.zeros(99_999, np.float32)], "add")
+
+
+@pytest.mark.usefixtures("open_parts")
+def test_a_damaged_part_of_an_open_body_leaves_the_sums_as_they_were(
+    native: ModuleType, make_update: MakeUpdate
+) -> None:
+    bodies, base = _bodies(make_update)[:3], make_update("student", OPEN, 9)
+    refused = 0
+    for place in range(len(bodies[1]) // 2, len(bodies[1]), len(bodies[1]) // 40):
+        damaged = bytearray(bodies[1])
+        damaged[place] ^= 16
+        target = [array.copy() for array in base]
+        try:
+            opened = [native.Opened(bytes(body), OPEN) for body in (bodies[0], damaged, bodies[2])]
+            native.ecsq_add_all(opened, 0, target)
+        except FormatError:
+            assert _bits(target) == _bits(base)
+            refused += 1
+    assert refused > 10
+
+
+def test_bodies_of_other_shapes_are_not_added_together(native: ModuleType, make_update: MakeUpdate) -> None:
+    opened = []
+    for shapes in ([(40, 30), (9,)], [(30, 40), (9,)]):
+        arrays = make_update("student", shapes, 0)
+        opened.append(native.Opened(native.ecsq_encode(arrays, _step(arrays, 0.1)), shapes))
+    with pytest.raises(ValueError, match="the same shapes"):
+        native.ecsq_add_all(opened, 0, [np.zeros((40, 30), np.float32), np.zeros(9, np.float32)])
+
+
 def test_arrays_that_cannot_be_written_in_place_are_refused(native: ModuleType) -> None:
     array = np.ones((20, 30), np.float32)
     body = native.ecsq_encode([array], Step.near(0.5))

@@ -50,8 +50,8 @@ class Shared:
         self._lock = threading.Lock()
         self._opened: Opened | None = None
 
-    def put(self, first: int, arrays: list[Array], put: Put) -> None:
-        """Puts the tensors from number `first` on.
+    def opened(self) -> Opened:
+        """The body.
 
         Raises:
             FormatError: it is not what it claims to be.
@@ -60,8 +60,7 @@ class Shared:
             if self._opened is None:
                 blob, offset, size = self._place
                 self._opened = Ecsq.open(blob.read(offset, size), self._layout)
-            opened = self._opened
-        opened.put(first, arrays, put)
+            return self._opened
 
     def let_go(self) -> None:
         """Forgets what was read."""
@@ -117,6 +116,25 @@ class Body:
         for spec in specs:
             types[spec.name] = spec.dtype
 
+    def follows(self, other: Body) -> bool:
+        """Whether it can be added together with a body before it: to the same float32 tensors."""
+        return (
+            self._floats
+            and other._floats
+            and self.section == other.section
+            and (self.shared is None) == (other.shared is None)
+            and (self.shared is None or other.shared is None or self.shared[1] == other.shared[1])
+        )
+
+    @property
+    def _floats(self) -> bool:
+        return issubclass(self.codec, Ecsq) and all(spec.dtype == "float32" for spec in self.section.specs)
+
+    def _opened(self) -> Opened:
+        if self.shared is not None:
+            return self.shared[0].opened()
+        return Ecsq.open(self._read(), self.section.layout)
+
     def _adds(self, tensors: Tensors, types: dict[str, str]) -> bool:
         """Whether values are added in place: float32 on both sides."""
         return issubclass(self.codec, Ecsq) and all(
@@ -133,7 +151,7 @@ class Body:
             self.codec.decode_into(self._read(), self.section.layout, arrays, put)
         else:
             shared, first = self.shared
-            shared.put(first, arrays, put)
+            shared.opened().put(first, arrays, put)
 
     def _decoded(self) -> list[Array]:
         if self.shared is None:
@@ -149,6 +167,22 @@ class Body:
             bases = [as_type(tensors[s.name], types[s.name], s.dtype, s.name) for s in specs]
         found = decode_exact(self._read(), specs, [bytes_of(spec) for spec in specs], bases)
         tensors.update(zip((spec.name for spec in specs), found, strict=True))
+
+
+def add_all(bodies: Sequence[Body], build: Build) -> None:
+    """Applies bodies of which each follows the one before, none of which stands alone.
+
+    Raises:
+        FormatError: one is not what it claims to be.
+    """
+    first = bodies[0]
+    if not first._adds(build.tensors, build.types):
+        for body in bodies:
+            body.apply(build, alone=False)
+        return
+    arrays = [_writable(build.tensors, spec) for spec in first.section.specs]
+    Ecsq.add_all([body._opened() for body in bodies], 0 if first.shared is None else first.shared[1], arrays)
+    build.sums.update(spec.name for spec in first.section.specs)
 
 
 @dataclass(frozen=True)

@@ -18,18 +18,20 @@ from phloem.tensors import TensorSpec
 READ_BYTES_PER_SECOND = 500e6
 #: Seconds of one core, measured on AVX-512: per parameter by codec, per byte hashed, per frame.
 _SECONDS_PER_PARAMETER = {
-    "ecsq/fast": 0.5e-9,
+    "ecsq/fast": 0.25e-9,
     "ecsq/balanced": 15e-9,
     "ecsq/best": 30e-9,
     "lossless": 1.7e-9,
-    "lossless against a base": 12e-9,
+    "lossless against a base": 10e-9,
 }
 _SECONDS_PER_PARAMETER_ELSE = 5e-9
 _SECONDS_PER_BYTE_HASHED = 1.0e-9
-_SECONDS_PER_FRAME = 2e-4
+_SECONDS_PER_FRAME = 5e-4
 _CORES = 2
 #: A state that costs more than this many times reading it uncompressed gets a key-frame.
 MOST_TIMES = 2.0
+#: An exact difference is there to save bytes, and slow to decode: what it gives may cost so many times more than that.
+EXACT_FACTOR = 4.0
 #: What takes less than this is fast enough for anyone: small models need not be faster still.
 _FAST_SECONDS = 0.01
 
@@ -58,11 +60,19 @@ class Size:
         return min(_CORES, max(1, -(-self.parameters // MOST_PARAMETERS)))
 
 
+def exact_difference(one: Encoding) -> bool:
+    """Whether an encoding is lossless against another state."""
+    return one.codec == "lossless" and one.base is not None
+
+
+def most_times(one: Encoding) -> float:
+    """What a state whose smallest encoding is this may cost, in times of reading it uncompressed."""
+    return MOST_TIMES * (EXACT_FACTOR if exact_difference(one) else 1.0)
+
+
 def cost_of(encoding: Encoding, size: Size) -> float:
     """The seconds that one step of a chain takes."""
-    codec = encoding.codec
-    if codec == "lossless" and encoding.base is not None:
-        codec = "lossless against a base"
+    codec = "lossless against a base" if exact_difference(encoding) else encoding.codec
     each = _SECONDS_PER_PARAMETER.get(codec, _SECONDS_PER_PARAMETER_ELSE)
     return (
         encoding.frame_bytes / READ_BYTES_PER_SECOND

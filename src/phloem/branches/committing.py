@@ -96,7 +96,7 @@ def store_model(
     if state != base.state:  # or there is nothing new to store
         chain.append(draft.add_frame(frame, state, base.state, "file", codec))
     times = chains.times_reading(chain, size)
-    if times > chains.MOST_TIMES and state != base.state:
+    if state != base.state and times > chains.most_times(chain[-1]):
         key = scratch / "key.phl"
         encode_file(after, key, lossless=True, progress=progress)
         times = chains.times_reading([draft.add_frame(key, state, None, "file", "lossless")], size)

@@ -3,9 +3,9 @@
 What it works towards, in this order:
 
     1. no state that a name leads to costs more than `chains.MOST_TIMES` times reading it (at a key-frame's cost if even
-       that is more)
-    2. the tip of a branch costs no more than `TIP_TIMES`: by the way that there is, by its difference from the trunk's
-       tip, or by a key-frame, whichever takes the fewest bytes
+       that is more), or `chains.EXACT_FACTOR` times that where its smallest encoding is an exact difference
+    2. the tip of a branch costs no more than `TIP_TIMES`, or as many times that: by the way that there is, by its
+       difference from the trunk's tip, or by a key-frame, whichever takes the fewest bytes
     3. then as few bytes as it finds: it walks through the states, those that others are built on first, and leaves out
        every encoding without which all states stay within these limits (or at what they cost before)
 
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phloem.branches import collecting, keeping
-from phloem.branches.chains import MOST_TIMES
+from phloem.branches.chains import EXACT_FACTOR, MOST_TIMES, exact_difference
 from phloem.branches.committing import applied, write_state
 from phloem.branches.drafts import Draft, file_digest
 from phloem.branches.folder import Folder
@@ -144,13 +144,20 @@ class _Work:
         tips = sorted(set(self.tips.values()), key=lambda state: (state != self.trunk, state))
         for number, state in enumerate(tips):
             self.progress("tips", number, len(tips))
-            if self.ways.times(state) > self.tip_times:
-                self._better(state, self.tip_times)
+            limit = self.tip_times * self._factor(state)
+            if self.ways.times(state) > limit:
+                self._better(state, limit)
         states = self._in_order()
         for number, state in enumerate(states):
             self.progress("states", number, len(states))
-            if self.ways.times(state) > self.most_times:
-                self._better(state, self.most_times)
+            limit = self.most_times * self._factor(state)
+            if self.ways.times(state) > limit:
+                self._better(state, limit)
+
+    def _factor(self, state: str) -> float:
+        """How much slower a state may be than others, for the bytes that this saves."""
+        smallest = min(self.ways.giving(state), key=lambda one: one.frame_bytes)
+        return EXACT_FACTOR if exact_difference(smallest) else 1.0
 
     def _in_order(self) -> list[str]:
         """The states, none before those that its cheapest chain passes through."""
@@ -219,7 +226,10 @@ class _Work:
         """Removes the encodings that are not needed, under the lock; gives how many."""
         tips = set(self.tips.values())
         limits = {
-            state: max(self.ways.times(state), self.tip_times if state in tips else self.most_times)
+            state: max(
+                self.ways.times(state),
+                (self.tip_times if state in tips else self.most_times) * self._factor(state),
+            )
             for state in self.states
         }
         dropped: set[Encoding] = set()

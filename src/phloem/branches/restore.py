@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from phloem.branches.bodies import Body, Build, Link, Tensors
+from phloem.branches.bodies import Body, Build, Link, Tensors, add_all
 from phloem.branches.chains import Size, cheapest
 from phloem.branches.objects import Objects
 from phloem.branches.records import Encoding
@@ -112,7 +112,8 @@ class Restored:
     def _iterate(self, names: set[str] | None, workers: int | None) -> Iterator[tuple[TensorSpec, Raw]]:
         parts = [part for part in self.parts if names is None or not names.isdisjoint(part.names)]
         if len(parts) == 1:  # then it is its frames' sections that are decoded side by side
-            yield from self._checked(parts[0].decoded(_workers()), names)
+            pool = _workers() if workers is None else None
+            yield from self._checked(parts[0].decoded(pool), names)
             return
         waiting: deque[tuple[int, Future[Tensors]]] = deque()
         todo = deque(parts)
@@ -222,7 +223,11 @@ class Part:
     def decoded(self, pool: ThreadPoolExecutor | None = None) -> Tensors:
         """The tensors, not yet checked; with a pool the sections of a frame are decoded side by side."""
         build = Build()
-        for alone, bodies in self.steps:
+        for alone, bodies, run in _runs(self.steps):
+            if len(run) > 1:
+                with at_least(1 if pool is None else _CORES):
+                    add_all(run, build)
+                continue
             apply = partial(Body.apply, build=build, alone=alone)
             if pool is not None and len(bodies) > 1:
                 deque(pool.map(apply, bodies), maxlen=0)
@@ -240,6 +245,24 @@ class Part:
     def size(self) -> int:
         """How many parameters its sections have together."""
         return sum(body.section.size for _, bodies in self.steps for body in bodies)
+
+
+def _runs(
+    steps: Sequence[tuple[bool, tuple[Body, ...]]],
+) -> Iterator[tuple[bool, tuple[Body, ...], list[Body]]]:
+    """The steps, where each that is one body comes with those after it that can be added in one go."""
+    at = 0
+    while at < len(steps):
+        alone, bodies = steps[at]
+        run = list(bodies) if len(bodies) == 1 and not alone else []
+        at += 1
+        while run and at < len(steps):
+            [*more] = steps[at][1]
+            if steps[at][0] or len(more) > 1 or not more[0].follows(run[-1]):
+                break
+            run += more
+            at += 1
+        yield alone, bodies, run
 
 
 def parts_of(links: Sequence[Link], specs: Sequence[TensorSpec]) -> list[Part]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from phloem.files.dtypes import CODED
 from phloem.tensors import DTYPES, Layout, TensorSpec
@@ -28,7 +29,7 @@ class Section:
     specs: tuple[TensorSpec, ...]
     exact: bool
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The number of parameters."""
         return sum(spec.size for spec in self.specs)
@@ -46,19 +47,25 @@ def sections(specs: Sequence[TensorSpec], *, lossless: bool) -> list[Section]:
     >>> [[spec.name for spec in section.specs] for section in sections(names, lossless=False)]
     [['a', 'c'], ['b']]
     """
+    return list(_sections(tuple(specs), lossless, MOST_PARAMETERS))
+
+
+@lru_cache(maxsize=4)
+def _sections(specs: tuple[TensorSpec, ...], lossless: bool, most: int) -> tuple[Section, ...]:
+    """As `sections`; frames of one model follow one another."""
     coded = () if lossless else CODED
-    found = _grouped([spec for spec in specs if spec.dtype in coded], exact=False)
+    found = _grouped([spec for spec in specs if spec.dtype in coded], most, exact=False)
     for dtype in DTYPES:
         if dtype not in coded:
-            found += _grouped([spec for spec in specs if spec.dtype == dtype], exact=True)
-    return found
+            found += _grouped([spec for spec in specs if spec.dtype == dtype], most, exact=True)
+    return tuple(found)
 
 
-def _grouped(specs: Sequence[TensorSpec], *, exact: bool) -> list[Section]:
+def _grouped(specs: Sequence[TensorSpec], most: int, *, exact: bool) -> list[Section]:
     groups: list[list[TensorSpec]] = []
     size = 0
     for spec in specs:
-        if groups and size + spec.size <= MOST_PARAMETERS:
+        if groups and size + spec.size <= most:
             groups[-1].append(spec)
         else:
             groups.append([spec])

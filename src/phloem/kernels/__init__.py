@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Sequence
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +79,10 @@ class Kernels(AdaptiveKernels, Protocol):
 
     def Opened(self, body: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> Opened:  # noqa: N802
         """A body whose parts can be decoded alone."""
+        ...
+
+    def ecsq_add_all(self, bodies: Sequence[Any], first: int, arrays: Sequence[FloatArray]) -> None:
+        """Add open bodies, one after another, to the tensors from `first` on; or FormatError."""
         ...
 
     def ecsq_subtract_encoded(self, body: bytes, arrays: Sequence[FloatArray], held: Held = None) -> None:

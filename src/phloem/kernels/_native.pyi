@@ -70,6 +70,14 @@ class Opened:
         threads: int,
     ) -> None: ...
 
+def add_all(
+    bodies: Sequence[Opened],
+    first: int,
+    arrays: Sequence[npt.NDArray[np.float32]],
+    first_part: int,
+    last_part: int,
+    threads: int,
+) -> None: ...
 def subtract_encoded(
     body: bytes,
     arrays: Sequence[npt.NDArray[np.float32]],

@@ -117,6 +117,20 @@ class Opened:
         except _native.FormatError as error:
             raise FormatError(str(error), hint=_DAMAGED) from None
 
+    @property
+    def whole(self) -> bool:
+        """Whether it has no parts that can be decoded alone."""
+        return self._whole
+
+    def add_all(self, bodies: Sequence[Opened], first: int, arrays: Sequence[FloatArray]) -> None:
+        """Adds bodies like this."""
+        parts = parts_within(self._shapes, first, len(arrays))
+        natives = [body._native for body in bodies]
+        try:
+            _native.add_all(natives, first, list(arrays), parts.start, parts.stop, threads())
+        except _native.FormatError as error:
+            raise FormatError(str(error), hint=_DAMAGED) from None
+
     def put(self, first: int, arrays: Sequence[FloatArray], put: Put) -> None:
         """Puts the tensors from `first` on, as many as there are arrays."""
         parts = parts_within(self._shapes, first, len(arrays))
@@ -127,6 +141,19 @@ class Opened:
             self._native.put(first, list(arrays), parts.start, parts.stop, _put(put), threads())
         except _native.FormatError as error:
             raise FormatError(str(error), hint=_DAMAGED) from None
+
+
+def ecsq_add_all(bodies: Sequence[Opened], first: int, arrays: Sequence[FloatArray]) -> None:
+    """Add open bodies of the same shapes, one after another, to the tensors from `first` on, in float32.
+
+    Raises:
+        FormatError: one of them is damaged; the arrays are as before, if all are of effort `fast`.
+    """
+    if any(body.whole for body in bodies):
+        for body in bodies:
+            body.put(first, arrays, "add")
+    elif bodies:
+        bodies[0].add_all(bodies, first, arrays)
 
 
 def ecsq_subtract_encoded(body: bytes, arrays: Sequence[FloatArray], held: Held = None) -> None:

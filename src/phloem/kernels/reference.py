@@ -144,6 +144,16 @@ class Opened:
         put_all(arrays, self._values[first : first + len(arrays)], put)
 
 
+def ecsq_add_all(bodies: Sequence[Opened], first: int, arrays: Sequence[FloatArray]) -> None:
+    """Add open bodies of the same shapes, one after another, to the tensors from `first` on, in float32.
+
+    Raises:
+        FormatError: one of them is damaged; the arrays are as before, if all are of effort `fast`.
+    """
+    for body in bodies:
+        body.put(first, arrays, "add")
+
+
 def ecsq_subtract_encoded(body: bytes, arrays: Sequence[FloatArray], held: Held = None) -> None:
     """Subtract a body from the very arrays that it was encoded from: what its sender still owes."""
     if read_head(body)[1] & MODEL_FLAGS:
