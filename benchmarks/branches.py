@@ -40,6 +40,7 @@ def part_bytes(scratch: Path, given: argparse.Namespace) -> dict[str, Any]:
         found["rounds"] = branches_rounds.measure(
             scratch, *((1, 3) if small else (given.seeds, given.rounds))
         )
+        found["digits"] = branches_rounds.digits(scratch, 2 if small else 5)
     if "tuned" in given.parts:
         found["tuned"] = branches_tuned.measure(scratch, seeds=1 if small else given.seeds, small=small)
     if "lossless" in given.parts:

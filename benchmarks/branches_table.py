@@ -68,31 +68,31 @@ def bytes_table(result: Result) -> str:
 
 
 def rounds_table(result: Result) -> str:
-    """A round of code-lm in the repository."""
-    rounds = result.get("rounds", {})
+    """A round of code-lm and of digits in the repository."""
     rows = []
-    for name in ("0.3/0.28", "recipe"):
-        seeds = [row for row in rounds.get("seeds", []) if name in row]
-        for row in seeds:
-            one, plain = row[name], row["uncompressed"]
-            rows.append(
-                [
-                    "0.3 up, 0.28 down" if name == "0.3/0.28" else "the recipe's: 0.03, 0.1",
-                    str(row["seed"]),
-                    f"{one['commit_bytes']:,.0f} = {percent(one['commit_share'])}",
-                    f"{one['all_share'] * one['full_bytes']:,.0f} = {percent(one['all_share'])}",
-                    f"{one['stop']:.3f} / {plain['stop']:.3f}",
-                    f"{one['stop'] - plain['stop']:+.3f}".replace("-", "−"),
-                ]
-            )
-    head = [
-        "bits",
-        "seed",
-        "a commit, bytes",
-        "all that is kept, by round",
-        f"loss after {rounds.get('rounds', NOTHING)} rounds / uncompressed",
-        "difference",
-    ]
+    for row in result.get("rounds", {}).get("seeds", []):
+        one, plain = row["0.3/0.28"], row["uncompressed"]
+        rows.append(
+            [
+                f"code-lm, 0.3 up, 0.28 down, seed {row['seed']}",
+                f"{one['commit_bytes']:,.0f} = {percent(one['commit_share'])}",
+                f"{one['all_share'] * one['full_bytes']:,.0f} = {percent(one['all_share'])}",
+                f"{one['stop']:.3f} / {plain['stop']:.3f} nats",
+                f"{one['stop'] - plain['stop']:+.3f}".replace("-", "−"),
+            ]
+        )
+    for row in result.get("digits", {}).get("seeds", []):
+        one, plain = row["phloem"], row["uncompressed"]
+        rows.append(
+            [
+                f"digits, 0.03 up, 0.05 down, seed {row['seed']}",
+                f"{one['commit_bytes']:,.0f} = {percent(one['commit_share'])}",
+                f"{one['all_share'] * one['full_bytes']:,.0f} = {percent(one['all_share'])}",
+                f"{100 * one['accuracy']:.1f} / {100 * plain['accuracy']:.1f} %",
+                f"{100 * (one['accuracy'] - plain['accuracy']):+.1f}".replace("-", "−"),
+            ]
+        )
+    head = ["run", "a commit, bytes", "all that is kept, by round", "at the end / uncompressed", "difference"]
     return markdown(head, rows)
 
 
@@ -103,7 +103,7 @@ def tuned_table(result: Result) -> str:
         [
             name,
             f"{rate['bits']:g}",
-            rate["effort"],
+            rate["way"],
             f"1/{1 / rate['frame_share']:.0f}",
             f"1/{1 / rate['share']:.1f}" + (" (with a key-frame)" if rate["key_frame"] else ""),
             f"{rate['points']:.2f} ({rate['worst_points']:.2f})".replace("-", "−"),
@@ -113,7 +113,7 @@ def tuned_table(result: Result) -> str:
         for rate in pair["rates"]
     ]
     head = [
-        "pair", "bits", "effort", "frame", "on the disk", "points lost (worst seed)", "of the loss's improvement",
+        "pair", "bits", "coded", "frame", "on the disk", "points lost (worst seed)", "of the loss's improvement",
     ]  # fmt: skip
     return markdown(head, rows)
 
@@ -316,9 +316,14 @@ def fill() -> None:
     """Puts the tables of the results that are there into the README, between their markers."""
     text = README.read_text("utf-8")
     for name, made in table({name: found(name) for name in NAMES}).items():
-        start, end = f"<!-- branches-{name} -->\n", f"<!-- end of branches-{name} -->"
-        pattern = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
-        if not pattern.search(text):
-            raise SystemExit(f"{README.name} has no markers of branches-{name}")
-        text = pattern.sub(lambda match, new=start + made + end: new, text)
+        text = put(text, f"branches-{name}", made)
     README.write_text(text, "utf-8")
+
+
+def put(text: str, name: str, made: str) -> str:
+    """A README with this between its markers of that name."""
+    start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    pattern = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
+    if not pattern.search(text):
+        raise SystemExit(f"{README.name} has no markers of {name}")
+    return pattern.sub(lambda match: start + made + end, text)

@@ -27,16 +27,17 @@ from branches_tunes import Pair, pairs
 from phloem.branches.repository import Repository
 
 #: With the records of a commit 1.9 and 0.7 bits are below a sixteenth and a fortieth of the file.
-BITS = (1.9, 1.0, 0.7, 0.5, 0.25, 0.1, 0.05)
-BEST_BITS = (1.9, 0.7, 0.5, 0.25)
+BITS = (1.9, 0.7, 0.5, 0.25, 0.1)
+#: How the update is coded: as `commit --bits R` does, with effort `best`, and as `commit --bits R --rank 24` does.
+WAYS = {"fast": BITS, "best": (0.7,), "rank 24": BITS}
+RANK = 24
 PROCESSES = 2  # of one thread each
 
 
 def measure(scratch: Path, seeds: int, *, small: bool) -> dict[str, Any]:
     """All pairs, all rates, all seeds."""
     started = time.perf_counter()
-    rates = [("fast", bits) for bits in ((1.9, 0.7) if small else BITS)]
-    rates += [("best", bits) for bits in ((0.7,) if small else BEST_BITS)]
+    rates = [(way, bits) for way, rates in WAYS.items() for bits in rates if not small or bits in (1.9, 0.7)]
     with ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn")) as pool:
         found = list(pool.map(one_seed, range(seeds), repeat(scratch), repeat(rates)))
     say("bytes: fine-tunes", started)
@@ -68,11 +69,15 @@ def one(folder: Path, pair: Pair, rates: Sequence[tuple[str, float]]) -> dict[st
     rows = []
     with Repository.create(folder / ".phloem") as repo:
         repo.commit(base)
-        for effort, bits in rates:
-            name = f"{effort}-{bits:g}"
+        for way, bits in rates:
+            name = f"{way.replace(' ', '-')}-{bits:g}"
             repo.branch(name, "trunk")
             size = stored(repo)
-            made = repo.commit(tuned, branch=name, coding={"codec": "ecsq", "bits": bits, "effort": effort})
+            if way.startswith("rank"):
+                made = repo.commit(tuned, branch=name, bits=bits, rank=RANK)
+            else:
+                coding = {"codec": "ecsq", "bits": bits, "effort": way}
+                made = repo.commit(tuned, branch=name, coding=coding)
             took = stored(repo) - size
             repo.checkout(name, out)
             accuracy, loss = pair.score(load_file(out))
@@ -80,7 +85,7 @@ def one(folder: Path, pair: Pair, rates: Sequence[tuple[str, float]]) -> dict[st
             assert made.drift is not None
             rows.append(
                 {
-                    "effort": effort,
+                    "way": way,
                     "bits": bits,
                     "bytes": took,
                     "frame": frame,
@@ -109,7 +114,7 @@ def over_seeds(rows: list[dict[str, Any]]) -> dict[str, Any]:
         same = [row["rates"][at] for row in rows]
         table.append(
             {
-                "effort": first["effort"],
+                "way": first["way"],
                 "bits": first["bits"],
                 "share": statistics.fmean(one["share"] for one in same),
                 "frame_share": statistics.fmean(one["frame_share"] for one in same),

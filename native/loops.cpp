@@ -333,6 +333,25 @@ void clear_negative_zeros(float* x, size_t n) {
   }
 }
 
+constexpr size_t kColumns = 256;  // of the right side that stay in the first cache from one row to the next
+
+void add_products(const float* left, const float* right, size_t rows, size_t rank, size_t columns, float* total) {
+  for (size_t start = 0; start < columns; start += kColumns) {
+    const size_t n = start + kColumns < columns ? kColumns : columns - start;
+    for (size_t row = 0; row < rows; ++row) {
+      float sums[kColumns];
+      float* out = total + row * columns + start;
+      std::memcpy(sums, out, n * sizeof(float));
+      for (size_t j = 0; j < rank; ++j) {
+        const float factor = left[row * rank + j];
+        const float* values = right + j * columns + start;
+        for (size_t k = 0; k < n; ++k) sums[k] += factor * values[k];
+      }
+      std::memcpy(out, sums, n * sizeof(float));
+    }
+  }
+}
+
 #include "hadamard.hpp"
 
 }  // namespace
@@ -340,6 +359,6 @@ void clear_negative_zeros(float* x, size_t n) {
 const Loops kLoops = {extent,     extent_of_sum,      energy, coarse,
                       quantise,   tokenise,           histogram, pack_flags, scan,
                       subtract_quantised, values, clear_negative_zeros, rans_encode, rans_decode,
-                      hadamard,   flip};
+                      hadamard,   flip,               add_products};
 
 }  // namespace phloem::PHLOEM_LEVEL

@@ -80,6 +80,9 @@ struct Loops {
   // The Walsh-Hadamard transform of one block, times `scale`; and signs turned over by a stream of random bits.
   void (*hadamard)(float* x, size_t size, float scale);
   void (*flip)(float* x, size_t n, uint64_t seed);
+  // Adds left (rows x rank) times right (rank x columns) to `total`, one rank after another: for each value one product
+  // and one sum, each rounded to float32.
+  void (*add_products)(const float* left, const float* right, size_t rows, size_t rank, size_t columns, float* total);
 };
 
 namespace portable { extern const Loops kLoops; }

@@ -43,6 +43,32 @@ def test_the_first_commit_is_the_model_to_the_bit(repo: Repository, tmp_path: Pa
     }
 
 
+def test_a_fine_tune_of_few_directions_is_nearer_at_equal_bits_with_a_rank(tmp_path: Path) -> None:
+    draw = generator(0, "rank")
+    shapes = {"a.weight": (128, 256), "b.weight": (256, 128)}
+    given = model(0, shapes)
+    with Repository.create(tmp_path / ".phloem") as repo:
+        repo.commit(written(tmp_path / "m.safetensors", given))
+        for name, (rows, columns) in shapes.items():
+            change = draw.normal(size=(rows, 6)) @ draw.normal(size=(6, columns))
+            given[name] = (given[name] + 1e-3 * change).astype(np.float32)
+        path = written(tmp_path / "m.safetensors", given)
+        drifts = []
+        for branch, rank in (("plain", None), ("thin", 8)):
+            repo.branch(branch, "trunk")
+            made = repo.commit(path, branch=branch, bits=0.5, rank=rank)
+            assert made.drift is not None
+            assert made.bytes * 8 < 1.1 * 0.5 * made.parameters
+            drifts.append(made.drift.relative)
+            repo.checkout(branch, tmp_path / "out.safetensors")
+            assert state_digest(load_file(tmp_path / "out.safetensors")) == made.state
+        assert drifts[1] < 0.3 * drifts[0]
+        assert [stage["codec"] for stage in repo.show("thin").coding["stages"]] == ["lowrank", "ecsq"]
+        for other in ({"lossless": True}, {"coding": {"codec": "bf16"}}):
+            with pytest.raises(ConfigError, match="a rank goes with bits alone"):
+                repo.commit(path, branch="thin", rank=8, **other)
+
+
 def test_a_later_commit_is_small_near_and_says_how_near(repo: Repository, tmp_path: Path) -> None:
     given = tuned(model(), 1)
     made = repo.commit(written(tmp_path / "a.safetensors", given), bits=1.0, message="tuned\n\nat home")

@@ -126,6 +126,7 @@ def test_signed_commits(forest: Path, phloem: Call) -> None:
         (("commit", "ant.safetensors", "-b", "nobody"), "there is no branch 'nobody'"),
         (("commit", "ant.safetensors", "--bits", "1", "--lossless"), "give one of"),
         (("commit", "ant.safetensors", "--bits", "1", "--nmse", "1"), "give one of"),
+        (("commit", "ant.safetensors", "--rank", "4", "--lossless"), "--rank goes with --bits"),
         (("commit", "ant.safetensors", "--metric", "x"), "expected NAME=NUMBER"),
         (("commit", "ant.safetensors", "--adapter", "x"), "expected NAME=DIR"),
         (("checkout", "nobody", "-o", "x.safetensors"), "there is no branch, tag or commit 'nobody'"),

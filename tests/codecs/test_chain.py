@@ -25,6 +25,8 @@ from phloem.codecs.classical import (
     chain,
 )
 from phloem.codecs.ecsq import Ecsq
+from phloem.codecs.lowrank import factored
+from phloem.codecs.registry import codec_from
 from phloem.errors import ConfigError, FormatError
 from phloem.seeds import generator
 from phloem.tensors import Layout
@@ -177,3 +179,68 @@ def test_a_small_frame_cannot_become_a_large_allocation() -> None:
             Chain.decode(body, LAYOUT)
     assert tracemalloc.get_traced_memory()[1] < 2 << 20
     tracemalloc.stop()
+
+
+def tuned_layers() -> tuple[Layout, list[Any]]:
+    """Changes of fine-tuned layers: a few strong directions, weaker ones, and noise; a vector besides."""
+    draw, update = generator(0, "factored"), {}
+    for name, (rows, columns) in {"attention": (96, 288), "mlp": (300, 100)}.items():
+        left, right = draw.normal(size=(rows, 40)), draw.normal(size=(40, columns))
+        spectrum = 2.0 ** -(np.arange(40)[:, None] ** 0.7)
+        update[name] = (1e-3 * left @ (spectrum * right) + 3e-5 * draw.normal(size=(rows, columns))).astype(
+            np.float32
+        )
+    update["norm"] = (1e-3 * draw.normal(size=96)).astype(np.float32)
+    layout = Layout.of(update)
+    return layout, layout.arrays(update)
+
+
+def error_of(arrays: list[Any], decoded: list[Any]) -> float:
+    lost = sum(float(np.square(a.astype(np.float64) - d).sum()) for a, d in zip(arrays, decoded, strict=True))
+    return lost / sum(float(np.square(a.astype(np.float64)).sum()) for a in arrays)
+
+
+@pytest.mark.parametrize("bits", [0.3, 0.7, 1.5])
+def test_thin_matrices_lose_a_fraction_of_what_ecsq_does_where_changes_have_few_directions(
+    bits: float,
+) -> None:
+    layout, arrays = tuned_layers()
+    codec = codec_from(factored(layout.specs, bits, 16))
+    body = codec.encode(arrays, layout)
+    assert 8 * len(body) <= 1.05 * bits * layout.size
+    plain = Ecsq.decode(Ecsq(bits=bits).encode(arrays, layout), layout)
+    assert error_of(arrays, Chain.decode(body, layout)) < 0.4 * error_of(arrays, plain)
+    assert codec.encode(arrays, layout) == body
+
+
+def test_aligned_columns_are_those_of_the_singular_vectors() -> None:
+    layout, arrays = tuned_layers()
+    applied = LowRank(8, iterations=4, aligned=True).apply(arrays, layout, Hints())
+    at = [spec.name for spec in layout.specs].index("attention")
+    names = [spec.name for spec in applied.layout.specs]
+    left, right = (applied.arrays[names.index(f"{at:08d}.{side}")].astype(np.float64) for side in "pq")
+    for side in (left, right):
+        gram = side.T @ side
+        lengths = np.sqrt(np.outer(np.diag(gram), np.diag(gram)))
+        assert np.abs(gram / lengths - np.eye(8)).max() < 1e-3
+    values = np.linalg.svd(arrays[at].astype(np.float64), compute_uv=False)[:8]
+    assert np.sort((left**2).sum(0))[::-1] == pytest.approx(values, rel=0.03)
+    assert (left**2).sum(0) == pytest.approx((right**2).sum(0), rel=1e-4)
+    best = np.square(np.linalg.svd(arrays[at].astype(np.float64), compute_uv=False)[8:]).sum()
+    assert np.square(left @ right.T - arrays[at]).sum() < 1.02 * best
+
+
+def test_a_rank_that_a_matrix_does_not_have_and_a_matrix_of_zeros_are_no_trouble() -> None:
+    layout = Layout.of({"w": np.zeros((40, 50), np.float32), "v": np.zeros((40, 50), np.float32)})
+    one = np.outer(np.arange(40), np.ones(50)).astype(np.float32)
+    codec = codec_from(factored(layout.specs, 2.0, 8))
+    for arrays in ([one, np.zeros_like(one)], [np.zeros_like(one)] * 2):
+        decoded = Chain.decode(codec.encode(arrays, layout), layout)
+        assert error_of([*arrays, np.ones(1)], [*decoded, np.ones(1)]) < 1e-4
+
+
+def test_a_rank_is_a_whole_number_and_aligned_is_yes_or_no() -> None:
+    with pytest.raises(ConfigError, match="rank"):
+        factored(LAYOUT.specs, 1.0, 0)
+    with pytest.raises(ConfigError, match="true or false"):
+        LowRank(4, aligned=1)  # type: ignore[arg-type]

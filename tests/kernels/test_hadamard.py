@@ -55,3 +55,26 @@ def test_the_native_kernel_refuses_other_sizes(native: ModuleType) -> None:
     for size in (0, 3, 8):
         with pytest.raises(ValueError, match="power of two"):
             native.hadamard(np.zeros(12, np.float32), size, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "rank", "columns"), [(1, 1, 1), (7, 3, 255), (5, 24, 257), (40, 1, 700), (0, 2, 9)]
+)
+def test_thin_matrices_are_multiplied_to_the_same_bits_at_every_level(
+    restored_simd: ModuleType, rows: int, rank: int, columns: int
+) -> None:
+    draw = generator(0, "products", rows, rank, columns)
+    left = (draw.normal(size=(rows, rank)) * 10.0 ** draw.uniform(-20, 20, size=(rows, rank))).astype(
+        np.float32
+    )
+    right = draw.normal(size=(rank, columns)).astype(np.float32)
+    plain = draw.normal(size=(rows, columns)).astype(np.float32)
+    wanted = plain.copy()
+    reference.add_products(left, right, wanted)
+    for level in restored_simd.simd_levels():
+        restored_simd.set_simd(level)
+        got = plain.copy()
+        restored_simd.add_products(left, right, got)
+        assert got.tobytes() == wanted.tobytes(), level
+    with pytest.raises(ValueError, match="can be multiplied"):
+        restored_simd.add_products(left, right, np.zeros((rows, columns + 1), np.float32))

@@ -175,6 +175,7 @@ class Repository(Naming, Verbs):
         message: str | None = None,
         author: str = "unknown",
         bits: float | None = None,
+        rank: int | None = None,
         lossless: bool = False,
         coding: Mapping[str, Any] | None = None,
         adapters: Mapping[str, Path] | None = None,
@@ -194,6 +195,7 @@ class Repository(Naming, Verbs):
             message: what to say of it; by default the file's name.
             author: who makes it.
             bits: how many bits per parameter the update may take (by default 0.5).
+            rank: code the change of every matrix as two thin ones of so many columns: for fine-tuned models.
             lossless: keep every bit instead.
             coding: a codec's configuration instead of `bits`: {"codec": "ecsq", "nmse": 0.01}.
             adapters: LoRA adapters that the state has as well, as tensors of their own.
@@ -211,7 +213,9 @@ class Repository(Naming, Verbs):
         """
         from phloem.branches.committing import commit_of, store_model
         from phloem.branches.restore import Restored
+        from phloem.codecs.lowrank import factored
         from phloem.files.companions import companions
+        from phloem.files.dtypes import CODED
         from phloem.files.models import open_model
         from phloem.files.writing import write_model
 
@@ -229,13 +233,16 @@ class Repository(Naming, Verbs):
             site=site,
         )
         said.check()  # before anything is coded
-        code = _coding(bits, coding, lossless=lossless)
+        code = _coding(bits, rank, coding, lossless=lossless)
         head = self.refs.branches.get(name)
         if head is None and self.refs.branches:
             raise ConfigError(f"there is no branch '{name}'", hint=f"phloem branch {name}")
         with folder.scratch() as scratch, open_model(model, adapters or {}) as opened:
             draft = Draft(folder, self.objects, scratch)
             base = None if head is None else Restored(self.objects, self.objects.entry(head).state)
+            if rank is not None:
+                coded = [spec for spec in opened.contents.specs if spec.dtype in CODED]
+                code = dict(factored(coded, code["bits"], rank))
             source = opened
             if adapters:  # joined into one file
                 joined = scratch / "joined.safetensors"
@@ -364,9 +371,13 @@ def open_repo(where: str | Path | None = None) -> Repository:
     return Repository.open(found)
 
 
-def _coding(bits: float | None, coding: Mapping[str, Any] | None, *, lossless: bool) -> dict[str, Any]:
+def _coding(
+    bits: float | None, rank: int | None, coding: Mapping[str, Any] | None, *, lossless: bool
+) -> dict[str, Any]:
     if (bits is not None) + (coding is not None) + lossless > 1:
         raise ConfigError("give one of bits, coding and lossless")
+    if rank is not None and (coding is not None or lossless):
+        raise ConfigError("a rank goes with bits alone", hint="leave out the other, or the rank")
     if lossless:
         return {"codec": "lossless"}
     return (

@@ -54,7 +54,7 @@ class Spilled:
             with path.open("wb") as file:
                 for state in states:
                     places = {}
-                    for spec, raw in state.iterate(names):
+                    for spec, raw in state.iterate(names, workers=1):
                         places[spec.name] = at
                         file.write(raw.data)
                         at += bytes_of(spec)

@@ -28,6 +28,8 @@ exact from then on: every machine restores the same bits. Continue training from
 Examples:
   phloem commit model.safetensors -m "the model that we start from"
   phloem commit tuned.safetensors --branch clinic --bits 0.5
+  phloem commit tuned.safetensors --branch clinic --bits 0.5 --rank 24
+      fine-tuning changes matrices along few directions: at equal bits far less is lost
   phloem commit tuned.safetensors --lossless
   phloem commit ./llama-tuned --branch legal --adapter style=./style-lora
       a directory of Hugging Face's libraries, and a LoRA adapter beside it (which the branch must have, too)
@@ -122,6 +124,14 @@ def commit_command(
         float | None,
         typer.Option(metavar="R", help="Bits per parameter of the update; by default 0.5."),
     ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Code the change of every matrix as two thin ones of N columns: for fine-tuned models.",
+        ),
+    ] = None,
     nmse: Annotated[
         float | None, typer.Option(metavar="E", help="Energy of the error ÷ energy of the update, instead.")
     ] = None,
@@ -154,7 +164,9 @@ def commit_command(
     """Commit a model to a branch."""
     from phloem.cli.versions import CommitCall, run_commit
 
-    call = CommitCall(model, branch, message, bits, nmse, lossless, out, tuple(adapter or ()), examples, site)
+    call = CommitCall(
+        model, branch, message, bits, rank, nmse, lossless, out, tuple(adapter or ()), examples, site
+    )
     run_commit(call, tuple(metric or ()), author, sign, repo, change_dtypes=change_dtype, as_json=json_)
 
 

@@ -40,6 +40,7 @@ class CommitCall:
     branch: str | None
     message: str | None
     bits: float | None
+    rank: int | None
     nmse: float | None
     lossless: bool
     out: Path | None
@@ -65,6 +66,8 @@ def run_commit(
     """
     if call.bits is not None and call.nmse is not None:
         raise ConfigError("give one of --bits, --nmse and --lossless")
+    if call.rank is not None and (call.nmse is not None or call.lossless):
+        raise ConfigError("--rank goes with --bits", hint="leave out --nmse and --lossless")
     coding = None if call.nmse is None else {"codec": "ecsq", "nmse": call.nmse, "effort": "fast"}
     with repository(where) as repo, stderr_meter() as meter:
         made = repo.commit(
@@ -73,6 +76,7 @@ def run_commit(
             message=call.message,
             author=author_of(author),
             bits=call.bits,
+            rank=call.rank,
             lossless=call.lossless,
             coding=coding,
             adapters=adapters_of(call.adapters),

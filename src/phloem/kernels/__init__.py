@@ -131,6 +131,10 @@ class Kernels(AdaptiveKernels, Protocol):
         """The values of one tensor's indices, or ConfigError."""
         ...
 
+    def add_products(self, left: FloatArray, right: FloatArray, total: FloatArray) -> None:
+        """Adds left (m × r) times right (r × n) to `total` in place, one rank after another."""
+        ...
+
     def hadamard(self, vector: FloatArray, size: int, scale: float) -> None:
         """Transforms every block of `size` values in place, and multiplies by `scale`."""
         ...

@@ -20,6 +20,16 @@ FloatArray = npt.NDArray[np.float32]
 _PART = 1 << 16  # values at a time, so that all stages of a block find it in the cache
 
 
+def add_products(left: FloatArray, right: FloatArray, total: FloatArray) -> None:
+    """Adds left (m × r) times right (r × n) to `total` in place, one rank after another.
+
+    For each value one product and one sum, each rounded to float32.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        for column, row in zip(left.T, right, strict=True):
+            total += column[:, None] * row
+
+
 def hadamard(vector: FloatArray, size: int, scale: float) -> None:
     """Transforms every block of `size` values, a power of two, and multiplies by `scale`."""
     rows = max(1, _PART // size)

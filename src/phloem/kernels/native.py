@@ -340,6 +340,11 @@ def trellis_reconstruct(indices: IndexArray, step: Step, states: int) -> FloatAr
     return values
 
 
+def add_products(left: FloatArray, right: FloatArray, total: FloatArray) -> None:
+    """Adds left (m × r) times right (r × n) to `total` in place, one rank after another (`hadamard.add_products`)."""
+    _native.add_products(left, right, total)
+
+
 def hadamard(vector: FloatArray, size: int, scale: float) -> None:
     """Transforms every block of `size` values, a power of two, and multiplies by `scale`."""
     _native.hadamard(vector, size, scale)

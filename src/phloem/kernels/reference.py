@@ -41,7 +41,7 @@ from phloem.kernels.decoder import Put, put_all
 from phloem.kernels.efforts import AdaptiveKernels, Held
 from phloem.kernels.encoder import ecsq_encode
 from phloem.kernels.grid import adaptive_centres
-from phloem.kernels.hadamard import flip, hadamard
+from phloem.kernels.hadamard import add_products, flip, hadamard
 from phloem.kernels.parts import parts_within
 from phloem.kernels.planes import (
     differences_ends,
@@ -62,6 +62,7 @@ __all__ = [
     "adaptive_pack",
     "adaptive_unpack",
     "adaptive_values",
+    "add_products",
     "block_decode",
     "block_encode",
     "differences_ends",
