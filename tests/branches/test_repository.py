@@ -270,6 +270,14 @@ def test_branches_and_tags(repo: Repository, tmp_path: Path) -> None:
     assert repo.resolve("v1") == repo.resolve("site/north") != repo.resolve("trunk")
     with pytest.raises(ConfigError, match="there is a branch 'site/north' already"):
         repo.branch("site/north", "trunk")
+    with pytest.raises(ConfigError, match="there is a branch 'site/north' already"):
+        repo.tag("site/north")
+    repo.tag("v0")
+    with pytest.raises(ConfigError, match="there is a tag 'v0' already"):
+        repo.branch("v0")
+    with pytest.raises(ConfigError, match="no branch can be called 'HEAD'"):
+        repo.branch("HEAD")
+    repo.remove_tag("v0")
     with pytest.raises(ConfigError, match="tags do not move"):
         repo.tag("v1", "trunk")
     repo.tag("v1", "site/north")  # the same again changes nothing

@@ -276,10 +276,10 @@ class Catalog:
 
     def _forget(self, number: int) -> None:
         mine = "(SELECT digest FROM objects WHERE pack = ?1)"
-        elsewhere = "(SELECT digest FROM objects WHERE pack != ?1)"
         for table in ("commits", "encodings"):
+            elsewhere = f"(SELECT 1 FROM objects WHERE digest = {table}.digest AND pack != ?1)"
             self._database.execute(
-                f"DELETE FROM {table} WHERE digest IN {mine} AND digest NOT IN {elsewhere}", (number,)
+                f"DELETE FROM {table} WHERE digest IN {mine} AND NOT EXISTS {elsewhere}", (number,)
             )
         self._database.execute("DELETE FROM objects WHERE pack = ?", (number,))
         self._database.execute("DELETE FROM packs WHERE id = ?", (number,))

@@ -40,9 +40,28 @@ def tidy(folder: Folder, objects: Objects) -> bool:
         small = small_packs(folder, objects)
         if len(small) > _MOST_SMALL:
             for group in alike_in_age(folder, small):
-                combine(folder, objects, group)
+                combine(folder, objects, not_yet_large({name: small[name] for name in group}))
             return True
     return False
+
+
+def not_yet_large(sizes: Mapping[str, int]) -> list[str]:
+    """The packs to combine so that every one left is at least twice as large as all smaller ones together.
+
+    So an object is written again only when what it lies among grows by half: as often as the logarithm of the number of
+    commits says (`git repack --geometric` does the same).
+
+    >>> not_yet_large({"a": 100, "b": 4, "c": 5, "d": 30})
+    ['b', 'c']
+    """
+    rising = sorted(sizes, key=lambda name: (sizes[name], name))
+    below = sum(sizes.values())
+    while rising:
+        below -= sizes[rising[-1]]
+        if sizes[rising[-1]] < 2 * below:
+            break
+        rising.pop()
+    return rising
 
 
 def alike_in_age(folder: Folder, names: Iterable[str]) -> list[list[str]]:

@@ -42,6 +42,8 @@ class Naming:
         def change(refs: Refs) -> Refs:
             if name in refs.branches and not move:
                 raise ConfigError(f"there is a branch '{name}' already", hint="choose another name")
+            if name in refs.tags:
+                raise ConfigError(f"there is a tag '{name}' already", hint="choose another name")
             return refs.with_branch(name, commit)
 
         self.folder.move(keeping.checked(self.objects, change))
@@ -74,7 +76,7 @@ class Naming:
         """Makes tag `name` stand for a commit, for good; gives the commit.
 
         Raises:
-            ConfigError: there is a tag of that name.
+            ConfigError: there is a tag or a branch of that name.
         """
         check_name(name, "tag")
         commit = self.resolve(start or "@")
@@ -84,6 +86,8 @@ class Naming:
                 raise ConfigError(
                     f"there is a tag '{name}' already", hint="tags do not move: choose another name"
                 )
+            if name in refs.branches:
+                raise ConfigError(f"there is a branch '{name}' already", hint="choose another name")
             return refs.with_tag(name, commit)
 
         self.folder.move(keeping.checked(self.objects, change))

@@ -124,7 +124,7 @@ def check_name(name: str, what: str = "branch") -> str:
     Raises:
         ConfigError: it holds spaces, control characters, "..", or something else that names do not have.
     """
-    if not _NAME.fullmatch(name) or re.fullmatch(r"[0-9a-f]{64}", name):
+    if not _NAME.fullmatch(name) or re.fullmatch(r"[0-9a-f]{64}|HEAD", name):
         raise ConfigError(
             f"no {what} can be called {name!r:.80}",
             hint="letters, digits, '_', '-', '+', '.' and '/', up to 200, as in hospital-a or site/north",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import typer.core
 
 import phloem
 from phloem.cli import (
@@ -41,6 +42,10 @@ _INVALID, _UNDECIDED, _WRONG_CALL_OF_JUDGES = 1, 2, 3
 _CallError: type[Exception] = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
 )
+
+# Help is plain text, and typer escapes "[required]" for rich wherever that is installed.
+if hasattr(typer.core, "HAS_RICH"):
+    typer.core.HAS_RICH = False
 
 app = typer.Typer(
     name="phloem",
