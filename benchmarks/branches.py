@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument(
         "--history-width",
         type=int,
-        default=160,
+        default=284,
         help="gpt 160: 1.3 M parameters, 284: 4.0 M; resnet50 24: 4.1 M",
     )
     parser.add_argument("--picked", type=int, default=200, help="commits of history that are restored")

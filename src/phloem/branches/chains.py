@@ -32,8 +32,8 @@ _CORES = 2
 MOST_TIMES = 2.0
 #: An exact difference is there to save bytes, and slow to decode: what it gives may cost so many times more than that.
 EXACT_FACTOR = 4.0
-#: What takes less than this is fast enough for anyone: small models need not be faster still.
-_FAST_SECONDS = 0.01
+#: What takes less than twice this is fast enough for anyone: small models need not be faster still.
+_FAST_SECONDS = 0.03
 
 
 @dataclass(frozen=True)
