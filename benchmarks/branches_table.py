@@ -149,7 +149,7 @@ def time_table(result: Result) -> str:
     rows = [
         [
             form,
-            str(tip["commits"]),
+            str(tip["commits"]) + (", repacked" if tip.get("repacked") else ""),
             str(tip["chain"]),
             middle(tip["throttled"], " ms", 0, 1000),
             middle(tip["÷ read, throttled"]),

@@ -5,7 +5,7 @@ opens the commit, decodes its chain and copies tensor after tensor into memory t
 against its SHA-256. `throttled`: both through the same reader of 500 MB/s (`branches_reader.py`). `page cache`: as
 fast as it goes; beside it stands reading the file and taking its SHA-256. Every run measures all of them one after
 another, so a ratio is one of the same moment. The chains: `commits` made by `repo.commit` from files, `rounds` by
-what commits a run's rounds; up to 24 of 0.05 bits each on one exact model.
+what commits a run's rounds; up to 24 of 0.05 bits each on one exact model; the last once more after `repack`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from branches_models import Shapes, Training, initial, say
 from branches_reader import RATE, Reader, read_file, throttled
 from measuring import spread
 from phloem.branches import chains
+from phloem.branches.repacking import repack
 from phloem.branches.repository import Repository
 
 BITS = 0.05
@@ -52,6 +53,11 @@ def measure(scratch: Path, shapes: Shapes, lengths: Sequence[int], runs: int) ->
                 f"page cache {_ratio(row, 'page cache')} (with SHA-256 {row['÷ read and SHA-256']['median']:.2f})",
                 started,
             )
+        repack(repo)
+        rows.append(
+            {"commits": max(lengths), "repacked": True, **tip(repo, "trunk", models[max(lengths)], runs)}
+        )
+        say(f"  {form}, repacked: throttled {_ratio(rows[-1], 'throttled')}", started)
         answer[form] = {
             "tips": rows,
             "checkout": checkout(repo, models[max(lengths)], folder, runs),
