@@ -90,8 +90,66 @@ def table() -> str:
             f"{100 * costs['share, sites at the same time']['median']:.1f} %",
         ),
     ]
+    rows += branches()
     lines = ["| figure | measured |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
     return "\n".join(lines) + "\n"
+
+
+def branches() -> list[tuple[str, str]]:
+    """The rows of branches and merges."""
+    stored, tips = result("branches-bytes"), result("branches-time")
+    history, merged = result("branches-history"), result("merging-compressed")
+    exact = stored["lossless"]["pairs"]
+    bf16 = [row["saved"] for row in exact if row["dtype"] == "bfloat16"]
+    fp32 = [row["saved"] for row in exact if row["dtype"] == "float32"]
+    thin = [
+        rate
+        for pair in stored["tuned"]["pairs"].values()
+        for rate in pair["rates"]
+        if rate["way"] == "rank 24" and rate["bits"] == 0.7
+    ]
+    digits, lm = stored["digits"], stored["rounds"]
+    looked = history["looked_at"]
+    merges = [
+        abs(change)
+        for row in merged["digits"]["against_exact"].values()
+        if row["bits"] > 1.5
+        for name, change in row["mean"].items()
+        if name != "alone, mean"
+    ]
+    return [
+        (
+            "a round as a commit, of the model's file, digits · code-lm",
+            f"{100 * digits['commit_share']['median']:.2f} % · {100 * lm['commit_share']['median']:.2f} %",
+        ),
+        (
+            f"a fine-tune as a commit (`--bits 0.7 --rank 24`), {len(thin)} pairs: of the model · points lost, worst",
+            f"1/{min(1 / rate['share'] for rate in thin):.0f} · {max(rate['points'] for rate in thin):.2f}",
+        ),
+        (
+            "a fine-tune as an exact commit, bytes saved, bfloat16 · float32",
+            " · ".join(f"{100 * min(some):.0f} to {100 * max(some):.0f} %" for some in (bf16, fp32)),
+        ),
+        (
+            "a tip of 25.6 M parameters restored and checked ÷ reading its file at 500 MB/s, 9 · 25 frames",
+            " · ".join(f"{tips['rounds']['tips'][at]['÷ read, throttled']['median']:.2f}" for at in (1, 3)),
+        ),
+        (
+            f"any of {history['commits']:,} commits, the same of 4.0 M parameters",
+            f"{history['restored']['times']['median']:.2f}, within 2 {history['restored']['times']['within 2']} "
+            f"of {len(history['restored']['rows']) - 1} times",
+        ),
+        (
+            "`log` · `branch` · `status` of those, without starting Python",
+            " · ".join(
+                f"{1000 * looked[name]['here']['median']:.0f} ms" for name in ("log", "branch", "status")
+            ),
+        ),
+        (
+            "merges of eight branches stored in a sixteenth against exact ones, digits, points, all methods",
+            f"at most {max(merges):.1f}",
+        ),
+    ]
 
 
 def frontier() -> str:

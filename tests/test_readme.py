@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
+
+from phloem.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -53,15 +58,15 @@ def test_the_command_line_page_equals_the_help_texts() -> None:
 
 def help_of(command: list[str]) -> str:
     """What `phloem COMMAND --help` prints on a plain terminal of 100 columns."""
-    paths = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run(
-        [sys.executable, "-m", "phloem.cli.main", *command, "--help"],
-        env=os.environ | {"PYTHONPATH": paths, "COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines()) + "\n"
+    said = io.StringIO()
+    with (
+        mock.patch.dict(os.environ, {"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}),
+        contextlib.redirect_stdout(said),
+        pytest.raises(SystemExit) as left,
+    ):
+        main([*command, "--help"])
+    assert left.value.code == 0
+    return "\n".join(line.rstrip() for line in said.getvalue().strip().splitlines()) + "\n"
 
 
 def test_links_of_the_readme_and_docs_lead_somewhere() -> None:
