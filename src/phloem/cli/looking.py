@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,21 @@ def run_tag(name: str | None, ref: str, delete: str | None, where: str | None, *
                 typer.echo(f"{tag}\t{commit[:_SHORT]}\t{clean(repo.objects.entry(commit).subject)}")
 
 
+def _coding_text(coding: Mapping[str, Any]) -> str:
+    """A codec's configuration in a line, a chain's stages one after another."""
+    stages = coding.get("stages")
+    if isinstance(stages, list | tuple) and all(isinstance(stage, Mapping) for stage in stages):
+        return ", then ".join(map(_coding_text, stages))
+    words = [
+        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in coding.items()
+        if key != "codec"
+    ]
+    return (
+        f"{coding.get('codec', 'ecsq')} ({', '.join(words)})" if words else f"{coding.get('codec', 'ecsq')}"
+    )
+
+
 def run_show(ref: str, where: str | None, *, as_json: bool) -> None:
     """Prints a commit."""
     with repository(where) as repo:
@@ -178,7 +194,7 @@ def run_show(ref: str, where: str | None, *, as_json: bool) -> None:
     if commit.examples is not None:
         rows.append(("examples", f"{commit.examples:,}"))
     if commit.coding:
-        rows.append(("coded", ", ".join(f"{key} {value}" for key, value in commit.coding.items())))
+        rows.append(("coded", _coding_text(commit.coding)))
     if commit.drift is not None:
         drift = commit.drift
         rows.append(("lost", f"{drift.relative:.3g} of the update, at most {drift.largest:.3g} in a value"))
