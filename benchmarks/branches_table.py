@@ -106,7 +106,7 @@ def tuned_table(result: Result) -> str:
             rate["way"],
             f"1/{1 / rate['frame_share']:.0f}",
             f"1/{1 / rate['share']:.1f}" + (" (with a key-frame)" if rate["key_frame"] else ""),
-            f"{rate['points']:.2f} ({rate['worst_points']:.2f})".replace("-", "−"),
+            f"{round(rate['points'], 2) + 0.0:.2f} ({rate['worst_points']:.2f})".replace("-", "−"),
             percent(rate["improvement"], 1).replace("-", "−"),
         ]
         for name, pair in pairs.items()
