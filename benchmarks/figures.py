@@ -136,8 +136,8 @@ def branches() -> list[tuple[str, str]]:
         ),
         (
             f"any of {history['commits']:,} commits, the same of 4.0 M parameters",
-            f"{history['restored']['times']['median']:.2f}, within 2 {history['restored']['times']['within 2']} "
-            f"of {len(history['restored']['rows']) - 1} times",
+            f"{history['restored']['times']['median']:.2f} in the median; within 2 in "
+            f"{history['restored']['times']['within 2']} of {len(history['restored']['rows']) - 1}",
         ),
         (
             "`log` · `branch` · `status` of those, without starting Python",

@@ -1,4 +1,5 @@
-// The Hadamard kernels and the product of thin matrices for Python: checks the sizes, lets go of the interpreter, calls the loops of this processor.
+// The Hadamard kernels and the product of thin matrices for Python: checks the sizes, lets go of the interpreter,
+// calls the loops of this processor.
 #include "arrays.hpp"
 #include "levels.hpp"
 

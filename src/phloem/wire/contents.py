@@ -119,7 +119,8 @@ class Head:
         start = 33 if data[0] & _HAS_BASE else 1
         if len(data) < start:
             raise FormatError("the frame ends inside its base's digest")
-        contents = _unpacked(data[start:])
+        found = _unpacked(data[start:])
+        contents = Contents(found.specs, dict(found.metadata))  # the caller's own: the other is shared
         base = data[1:33].hex() if data[0] & _HAS_BASE else None
         return cls(contents, base, bool(data[0] & HAS_ERROR), bool(data[0] & HAS_SECTIONS))
 
