@@ -52,12 +52,13 @@ def send(
     with_layout: bool = False,
     into: Sequence[Array] | None = None,
     seed: int = 0,
+    slack: float = 0.0,
 ) -> tuple[bytes, Residual]:
     """The frame for update + residual, and the state while it is in flight.
 
     The new state's arrays are `into`, which are overwritten, or new ones. `update` itself may be given there by a
     caller who does not need it any more; the arrays of `state` may not, so that an error costs nothing. `seed` is
-    where the codec's random numbers come from; give every frame its own.
+    where the codec's random numbers come from; give every frame its own. `slack` is as in `Hints`.
 
     Raises:
         ConfigError: a tensor holds NaN or infinity (the state is unchanged), or a frame is still in flight.
@@ -75,7 +76,7 @@ def send(
         extent, broken = kernels.ecsq_extent_of_sum(update, state.owed, owed)
     if broken >= 0:
         raise frames.not_finite(layout, broken)
-    hints = Hints(guess=state.step, seed=seed, extent=extent)
+    hints = Hints(guess=state.step, seed=seed, extent=extent, slack=slack)
     frame = frames.pack(codec, owed, layout, hints=hints, with_layout=with_layout)
     forgives = codec.unbiased and not codec.lossless
     return frame, Residual(owed, frame, frames.step_of(frame, layout) or state.step, forgives)

@@ -22,12 +22,15 @@ class Hints:
             ends need travel as a seed of their own, derived one way, so a frame does not tell the private ones.
         held: an earlier decoded update that the receiver will pass to `decode` as well.
         extent: the update's largest magnitude, from a caller who has looked: there is no NaN and no infinity.
+        slack: a size that misses the wanted one by no more than this share of it will do where `guess` gives it: one
+            encode instead of a search, for a sender of many frames who mends the guess from one to the next.
     """
 
     guess: float | None = None
     seed: int = 0
     held: Held = None
     extent: float | None = None
+    slack: float = 0.0
 
 
 NO_HINTS = Hints()

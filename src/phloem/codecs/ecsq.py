@@ -183,9 +183,11 @@ class Ecsq(FromConfig):
             guess = None  # nothing like this update
         if self.nmse is not None:
             return self._meet_error(encoder, arrays, weights, guess, self.nmse)
-        return self._meet_size(encoder, arrays, guess)
+        return self._meet_size(encoder, arrays, guess, hints.slack)
 
-    def _meet_size(self, encoder: _Encoder, arrays: Sequence[Array], guess: float | None) -> Body:
+    def _meet_size(
+        self, encoder: _Encoder, arrays: Sequence[Array], guess: float | None, slack: float
+    ) -> Body:
         size = sum(array.size for array in arrays)
         target = float(self.bytes or max((self.bits or 0.0) * size / 8.0, _SMALLEST_TARGET))
         rate = 8.0 * target / size
@@ -195,6 +197,10 @@ class Ecsq(FromConfig):
             fitted, body = by.body(part, step)
             return Trial(fitted, body, math.log(len(body) * size / sum(array.size for array in part)))
 
+        if slack > 0.0 and guess is not None and self.bytes is None:
+            trial = attempt(encoder, arrays, Step.near(guess))
+            if abs(trial.measured - math.log(target)) <= math.log1p(slack):
+                return trial.body
         # d ln(size) / d log2(step): a bit per parameter at high rates, steeper as coefficients die out
         slope = -1.0 / rate if rate >= 1.0 else -1.0 - 0.35 * math.log2(1.0 / rate)
         jump = max(0.1, math.log1p(_FEW_BYTES / target))

@@ -81,10 +81,12 @@ class Coordinator:
     merge: Merge | None = None
     book: Book | None = None
     timings: dict[str, tuple[Timing, ...]] = field(default_factory=dict)
+    begins: bool = True  # otherwise `load` follows, and the state need not be the plan's first
 
     def __post_init__(self) -> None:
         self.layout = Layout.of(self.state)
-        if self.layout.digest != self.plan.layout or state_digest(self.state) != self.plan.initial_state:
+        begins_there = not self.begins or state_digest(self.state) == self.plan.initial_state
+        if self.layout.digest != self.plan.layout or not begins_there:
             raise StateError("the coordinator starts from another model than the plan")
         self.chooser: Choose = self.choose or FixedChoice(self.plan)
         self.merger: Merge = self.merge or WeightedMerge(self.plan.merge)

@@ -1,0 +1,1 @@
+"""torch.distributed as an engine: gradients under DDP, rounds of local steps, whole recipes under `torchrun`."""
