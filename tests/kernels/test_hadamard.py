@@ -78,3 +78,21 @@ def test_thin_matrices_are_multiplied_to_the_same_bits_at_every_level(
         assert got.tobytes() == wanted.tobytes(), level
     with pytest.raises(ValueError, match="can be multiplied"):
         restored_simd.add_products(left, right, np.zeros((rows, columns + 1), np.float32))
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (3, 2), (4, 100), (16, 513), (0, 5), (2, 0)])
+def test_rows_become_orthonormal_with_the_same_bits_as_in_the_reference(
+    restored_simd: ModuleType, count: int, size: int
+) -> None:
+    draw = generator(0, "orthonormal", count)
+    rows = draw.normal(size=(count, size))
+    if count > 2:
+        rows[2] = rows[0] - 2.0 * rows[1]  # depends on those before
+    wanted, got = rows.copy(), rows.copy()
+    reference.orthonormal(wanted)
+    restored_simd.orthonormal(got)
+    assert got.tobytes() == wanted.tobytes()
+    gram = got @ got.T
+    independent = np.diag(gram) > 0.5
+    assert independent.sum() == (min(count - (count > 2), size) if size else 0)
+    np.testing.assert_allclose(gram, np.diag(independent.astype(float)), atol=1e-12)

@@ -173,16 +173,10 @@ def _product(rows: Matrix, thin: Matrix) -> Matrix:
 
 
 def _orthonormal(matrix: Matrix) -> Matrix:
-    """Columns made orthonormal one after another (modified Gram-Schmidt, twice); dependent ones become zero."""
-    done = matrix.copy()
-    for j in range(matrix.shape[1]):
-        before = _length(done[:, j])
-        for _ in range(2):
-            for i in range(j):
-                done[:, j] -= done[:, i] * np.cumsum(done[:, i] * done[:, j])[-1]
-        length = _length(done[:, j])
-        done[:, j] = done[:, j] / length if length > 1e-10 * before else 0.0
-    return done
+    """Columns made orthonormal one after another; dependent ones become zero."""
+    rows = np.array(matrix.T, order="C")
+    backend().orthonormal(rows)
+    return np.ascontiguousarray(rows.T)
 
 
 def _align(left: Matrix, right: Matrix) -> None:

@@ -135,6 +135,10 @@ class Kernels(AdaptiveKernels, Protocol):
         """Adds left (m × r) times right (r × n) to `total` in place, one rank after another."""
         ...
 
+    def orthonormal(self, rows: npt.NDArray[np.float64]) -> None:
+        """Makes the rows (r × m) orthonormal one after another, in place."""
+        ...
+
     def hadamard(self, vector: FloatArray, size: int, scale: float) -> None:
         """Transforms every block of `size` values in place, and multiplies by `scale`."""
         ...

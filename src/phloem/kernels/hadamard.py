@@ -1,4 +1,4 @@
-"""The Walsh-Hadamard transform and random signs, in place: the specification of the native kernels.
+"""The Walsh-Hadamard transform, random signs and thin matrices, in place: the specification of the native kernels.
 
 Hadamard. A block of 2^m values goes through m stages, h = 1, 2, 4, … 2^(m−1): for every i whose bit h is zero
 the values at i and i + h become their sum and their difference (first minus second). Then each is multiplied
@@ -10,12 +10,15 @@ Signs. The sign bit of value i is turned over where bit i mod 64 of word ⌊i / 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
 from phloem.kernels.streams import words
 
 FloatArray = npt.NDArray[np.float32]
+DoubleArray = npt.NDArray[np.float64]
 
 _PART = 1 << 16  # values at a time, so that all stages of a block find it in the cache
 
@@ -28,6 +31,25 @@ def add_products(left: FloatArray, right: FloatArray, total: FloatArray) -> None
     with np.errstate(over="ignore", invalid="ignore"):
         for column, row in zip(left.T, right, strict=True):
             total += column[:, None] * row
+
+
+def orthonormal(rows: DoubleArray) -> None:
+    """Makes the rows (r × m) orthonormal one after another, in place; those that depend on rows before become zero.
+
+    Modified Gram-Schmidt, every row twice, in float64; a sum of products adds them from first to last, so that every
+    machine has the same bits.
+    """
+    for j, row in enumerate(rows if rows.size else ()):
+        before = _length(row)
+        for _ in range(2):
+            for other in rows[:j]:
+                row -= other * np.cumsum(other * row)[-1]
+        length = _length(row)
+        row[:] = row / length if length > 1e-10 * before else 0.0
+
+
+def _length(row: DoubleArray) -> float:
+    return math.sqrt(float(np.cumsum(row * row)[-1]))
 
 
 def hadamard(vector: FloatArray, size: int, scale: float) -> None:

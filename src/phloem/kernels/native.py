@@ -345,6 +345,11 @@ def add_products(left: FloatArray, right: FloatArray, total: FloatArray) -> None
     _native.add_products(left, right, total)
 
 
+def orthonormal(rows: npt.NDArray[np.float64]) -> None:
+    """Makes the rows (r × m) orthonormal one after another, in place (`hadamard.orthonormal`)."""
+    _native.orthonormal(rows)
+
+
 def hadamard(vector: FloatArray, size: int, scale: float) -> None:
     """Transforms every block of `size` values, a power of two, and multiplies by `scale`."""
     _native.hadamard(vector, size, scale)

@@ -41,7 +41,7 @@ from phloem.kernels.decoder import Put, put_all
 from phloem.kernels.efforts import AdaptiveKernels, Held
 from phloem.kernels.encoder import ecsq_encode
 from phloem.kernels.grid import adaptive_centres
-from phloem.kernels.hadamard import add_products, flip, hadamard
+from phloem.kernels.hadamard import add_products, flip, hadamard, orthonormal
 from phloem.kernels.parts import parts_within
 from phloem.kernels.planes import (
     differences_ends,
@@ -77,6 +77,7 @@ __all__ = [
     "ecsq_subtract_encoded",
     "flip",
     "hadamard",
+    "orthonormal",
     "planes_merge",
     "planes_split",
     "trellis_quantise",

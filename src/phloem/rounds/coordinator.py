@@ -81,7 +81,7 @@ class Coordinator:
     merge: Merge | None = None
     book: Book | None = None
     timings: dict[str, tuple[Timing, ...]] = field(default_factory=dict)
-    begins: bool = True  # otherwise `load` follows, and the state need not be the plan's first
+    begins: bool = True  # else `load` follows
 
     def __post_init__(self) -> None:
         self.layout = Layout.of(self.state)

@@ -12,7 +12,6 @@ import struct
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,34 +23,23 @@ from torch.nn.parallel import DistributedDataParallel
 
 from phloem.codecs.registry import codec_from
 from phloem.engines.torch import owing, saving
+from phloem.engines.torch.buffers import array_of, done, future_on, shares_memory
 from phloem.engines.torch.choosing import Trial
 from phloem.engines.torch.lanes import Lanes
 from phloem.engines.torch.peers import TIMEOUT_SECONDS, Peers, Traffic
-from phloem.engines.torch.reduce import ShardedMean
+from phloem.engines.torch.reduce import Pair, PlainMean
+from phloem.engines.torch.settings import DEFAULT_BITS, Settings, codecs_of
+from phloem.engines.torch.thin import ThinMean
 from phloem.errors import ConfigError, StateError
 from phloem.kernels import threads
 from phloem.tensors import Array, Layout, state_digest
 
-#: Wire bits per parameter and leg where nobody says otherwise: see benchmarks/README.md, "DDP".
-DEFAULT_BITS = 0.5
 #: Buckets of fewer values are reduced as they are: their frames would be mostly heads.
 DENSE_BELOW = 2048
 #: Steps between two comparisons of all ranks' parameters.
 CHECK_EVERY = 100
 _LANES = 2
 _log = logging.getLogger("phloem")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all ranks must have alike."""
-
-    up: dict[str, Any]
-    down: dict[str, Any]
-    warmup: int
-    dense_below: int
-    check_every: int
-    free: bool
 
 
 class Compressed:
@@ -75,7 +63,10 @@ class Compressed:
         self.peers = Peers(self._group, timeout_seconds)
         shapes = {name: tuple(parameter.shape) for name, parameter in _trained(model)}
         up, down = codec_from(settings.up), codec_from(settings.down)
-        self._mean = ShardedMean(self.peers, shapes, up, down, seed)
+        self._owed = owing.Owed()
+        self._mean: PlainMean | ThinMean = PlainMean(self.peers, shapes, Pair(up, down), seed)
+        if settings.rank:
+            self._mean = ThinMean(self.peers, shapes, settings.rank, Pair(up, down), Pair(up, down), seed)
         self._wide = torch.float32
         if self.peers.world > 1:
             self._agree(shapes, seed)
@@ -95,6 +86,7 @@ class Compressed:
             "the residuals' version": owing.VERSION,
             "the codec up": self.settings.up,
             "the codec down": self.settings.down,
+            "the rank of thin matrices": self.settings.rank,
             "warmup": self.settings.warmup,
             "dense_below": self.settings.dense_below,
             "check_every": self.settings.check_every,
@@ -120,7 +112,7 @@ class Compressed:
         if bucket.index() == 0:
             self._begin()
         if self.peers.world == 1:
-            future = _done(bucket.buffer())
+            future = done(bucket.buffer())
         elif bucket.buffer().numel() < self.settings.dense_below or not self.compresses:
             future = self._dense(bucket)
         else:
@@ -145,11 +137,12 @@ class Compressed:
                 self._decide(self._trial)
         self._began = now
         if not self.compresses:
-            self._late |= self._mean.owed.settle(self.peers.world)
+            self._late |= self._owed.settle()
         if self._scaler is not None and self._scaler.is_enabled():
             scale = float(self._scaler.get_scale())
             if scale != self._scale:
-                self._mean.owed.scale(scale / self._scale)
+                self._owed.scale(scale / self._scale)
+                self._mean.sharded.steps.clear()
                 self._scale = scale
 
     def _decide(self, trial: Trial) -> None:
@@ -216,9 +209,10 @@ class Compressed:
     def _compressed(self, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
         buffer, gradients = bucket.buffer(), bucket.gradients()
         names = tuple(self._names[id(parameter)] for parameter in bucket.parameters())
-        tags = self.peers.tag(), self.peers.tag()
+        tags = [self.peers.tag() for _ in range(4 if self.settings.rank else 2)]
+        owed = [self._owed.of(name, self._mean.shapes[name]) for name in names]
         on_host = buffer.device.type == "cpu"
-        future = _future(buffer.device)
+        future = future_on(buffer.device)
         ready = None
         if not on_host:
             ready = torch.cuda.Event()
@@ -230,10 +224,10 @@ class Compressed:
                 if ready is not None:
                     ready.synchronize()
                 with torch.no_grad(), threads.at_least(kernel_threads):
-                    arrays = [_array(gradient) for gradient in gradients]
-                    broken = self._mean.mean(names, arrays, tags)
+                    arrays = [array_of(gradient) for gradient in gradients]
+                    broken = self._mean.mean(names, arrays, owed, tags)
                     for gradient, array in zip(gradients, arrays, strict=True):
-                        if not _shares(gradient, array):
+                        if not shares_memory(gradient, array):
                             gradient.copy_(torch.from_numpy(array))
                 if not on_host:
                     torch.cuda.current_stream(buffer.device).synchronize()
@@ -254,7 +248,7 @@ class Compressed:
     @property
     def codec_seconds(self) -> float:
         """What encoding and decoding took, all lanes together."""
-        return self._mean.codec_seconds
+        return self._mean.sharded.codec_seconds
 
     # -- saved and restored ----------------------------------------------------------------------------------
 
@@ -263,7 +257,6 @@ class Compressed:
 
         Call it between two steps.
         """
-        owed = self._mean.owed
         inverse = np.float32(1.0 / self._scale)
         return {
             "kind": "phloem.torch residuals",
@@ -271,9 +264,9 @@ class Compressed:
             "ranks": self.peers.world,
             "rank": self.peers.rank,
             "step": self.step,
-            "own": {name: torch.from_numpy(array * inverse) for name, array in owed.own.items()},
-            "reduced": {name: torch.from_numpy(array * inverse) for name, array in owed.reduced.items()},
-            "steps": {key: step * float(inverse) for key, step in owed.steps.items()},
+            "own": {name: torch.from_numpy(array * inverse) for name, array in self._owed.own.items()},
+            "right": {name: torch.from_numpy(array * inverse) for name, array in self._mean.right.items()},
+            "steps": {key: step * float(inverse) for key, step in self._mean.sharded.steps.items()},
         }
 
     def load_state_dict(self, states: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> None:
@@ -294,15 +287,16 @@ class Compressed:
                     f"{self.peers.rank} of {self.peers.world}",
                     hint="where the number of ranks has changed, give the states of all of them as a list",
                 )
-            owed = owing.Owed(_arrays(states["own"]), _arrays(states["reduced"]), dict(states["steps"]))
-            step = int(states["step"])
+            owed, last = owing.Owed(_arrays(states["own"])), states
         else:
-            steps: list[int] = []
-            owed = owing.Owed(owing.merged(_seen(states, steps), shapes))
-            step = steps[0]
-        if self._scale != 1.0:
-            owed.scale(self._scale)
-        self._mean.owed, self.step = owed, step
+            seen: list[Mapping[str, Any]] = []
+            owed, last = owing.Owed(owing.merged(_seen(states, seen), shapes)), seen[0]
+        owed.scale(self._scale)
+        right = owing.Owed(_arrays(last["right"]))
+        right.scale(self._scale)
+        self._owed, self.step = owed, int(last["step"])
+        self._mean.right = right.own
+        self._mean.sharded.steps = {key: step * self._scale for key, step in last["steps"].items()}
 
     def save(self, folder: str | Path) -> None:
         """Writes what this rank owes into `folder`, which all ranks may share; call it at every rank.
@@ -334,6 +328,7 @@ def compress_ddp(
     down_bits: float | None = None,
     codec: str | Mapping[str, Any] | None = None,
     effort: str = "fast",
+    rank: int = 0,
     warmup: int = 0,
     scaler: torch.amp.GradScaler | None = None,
     dense_below: int = DENSE_BELOW,
@@ -350,6 +345,8 @@ def compress_ddp(
         bits: wire bits per parameter of a rank's frames (`ecsq`). Without `bits` and `codec` the choice is free: both
             bfloat16 and `ecsq` are timed on the first steps, and the faster one is taken, by all ranks alike.
         down_bits: those of the frames with the means; as `bits` if not given.
+        rank: matrices travel as products of two thin ones of so many columns (PowerSGD with compressed factors);
+            `bits` are then those of a value of these. 0: as they are.
         codec: in place of `bits`, any codec by name or by its table: {"codec": "topk", "fraction": 0.01}.
         effort: of `ecsq`: "fast", "balanced" or "best".
         warmup: so many first steps go uncompressed.
@@ -369,61 +366,25 @@ def compress_ddp(
             f"expected a DistributedDataParallel model, found a {type(model).__name__}",
             hint="wrap it first: DistributedDataParallel(model)",
         )
-    free = bits is None and codec is None
-    if bits is not None and codec is not None:
-        raise ConfigError("'bits' and 'codec' say both what frames are like", hint="give one of the two")
-    if codec is None:
-        wanted = DEFAULT_BITS if bits is None else bits
-        up: dict[str, Any] = {"codec": "ecsq", "bits": wanted, "effort": effort}
-        down = {**up, "bits": wanted if down_bits is None else down_bits}
-    else:
-        up = _table(codec)
-        down = dict(up)
-    if down_bits is not None and bits is None:
-        raise ConfigError("'down_bits' goes with 'bits'")
-    for name, value in (("warmup", warmup), ("dense_below", dense_below), ("check_every", check_every)):
-        if type(value) is not int or value < 0:
-            raise ConfigError(f"'{name}' must be a whole number, 0 or more, found {value!r}")
-    codec_from(up), codec_from(down)  # refused before anything was begun
-    settings = Settings(up, down, warmup, dense_below, check_every, free)
+    up, down = codecs_of(bits, down_bits, codec, effort, DEFAULT_BITS)
+    settings = Settings(up, down, rank, warmup, dense_below, check_every, bits is None and codec is None)
     compressed = Compressed(model, settings, scaler=scaler, seed=seed, timeout_seconds=timeout_seconds)
     # a lambda, for DDP compares annotations with types and ours are texts
     model.register_comm_hook(None, lambda _, bucket: compressed.hook(bucket))
     return compressed
 
 
-def _table(codec: str | Mapping[str, Any]) -> dict[str, Any]:
-    return {"codec": codec} if isinstance(codec, str) else dict(codec)
-
-
 def _trained(model: DistributedDataParallel) -> list[tuple[str, torch.nn.Parameter]]:
     return [(name, p) for name, p in model.module.named_parameters() if p.requires_grad]
-
-
-def _done(tensor: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
-    future = _future(tensor.device)
-    future.set_result(tensor)
-    return future
-
-
-def _future(device: torch.device) -> torch.futures.Future[torch.Tensor]:
-    return torch.futures.Future(devices=None if device.type == "cpu" else [device])
-
-
-def _array(gradient: torch.Tensor) -> Array:
-    """The gradient as a float32 array: its own memory if it lies as one, otherwise a copy."""
-    return np.asarray(gradient.detach().to("cpu", torch.float32).contiguous().numpy())
-
-
-def _shares(gradient: torch.Tensor, array: Array) -> bool:
-    return gradient.device.type == "cpu" and gradient.data_ptr() == array.ctypes.data
 
 
 def _arrays(tensors: Mapping[str, Any]) -> dict[str, Array]:
     return {name: np.array(tensor, np.float32) for name, tensor in tensors.items()}
 
 
-def _seen(states: Iterable[Mapping[str, Any]], steps: list[int]) -> Iterable[Mapping[str, Any]]:
+def _seen(states: Iterable[Mapping[str, Any]], seen: list[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+    """The states as they come; of the first one everything but its residual stays in `seen`."""
     for state in states:
         yield state
-        steps.append(int(state["step"]))
+        if not seen:
+            seen.append({**state, "own": {}})

@@ -19,9 +19,9 @@ import torch.distributed as dist
 from torch import nn
 
 from phloem import canonical
-from phloem.codecs.registry import codec_from
 from phloem.engines.torch.commits import Own, Trunk, Worker, meet, shared_start
 from phloem.engines.torch.peers import TIMEOUT_SECONDS, Peers, Traffic
+from phloem.engines.torch.settings import codecs_of
 from phloem.errors import ConfigError, StateError
 from phloem.rounds.choose import FixedChoice
 from phloem.rounds.coordinator import DIVERGED, Coordinator
@@ -115,7 +115,7 @@ class LocalSGD:
             raise ConfigError(f"'every' must be a whole number of steps, 1 or more, found {every!r}")
         self.every, self.steps = every, 0
         self._model, self._optimizer = model, optimizer
-        self._up = _codec(bits, codec, effort)
+        self._up, _ = codecs_of(bits, None, codec, effort, DEFAULT_BITS)
         self._rule = MergeRule(division, _outer(outer))
         self._clip_norm, self._seed = clip_norm, seed
         self.peers = Peers(group, timeout_seconds)
@@ -295,21 +295,6 @@ class LocalSGD:
         plan = canonical.plain(self._coordinator.plan)
         assert isinstance(plan, dict)
         disk.keep_trunk(Trunk(plan, facts, arrays, state, tuple(self._coordinator.recent)))
-
-
-def _codec(bits: float | None, codec: str | Mapping[str, Any] | None, effort: str) -> dict[str, Any]:
-    if bits is not None and codec is not None:
-        raise ConfigError("'bits' and 'codec' say both what frames are like", hint="give one of the two")
-    if codec is None:
-        up: dict[str, Any] = {
-            "codec": "ecsq",
-            "bits": DEFAULT_BITS if bits is None else bits,
-            "effort": effort,
-        }
-    else:
-        up = {"codec": codec} if isinstance(codec, str) else dict(codec)
-    codec_from(up)
-    return up
 
 
 def _outer(outer: str | Mapping[str, Any] | ServerOptimizer) -> ServerOptimizer:

@@ -29,11 +29,9 @@ def save(folder: Path, state: Mapping[str, Any]) -> None:
     Raises:
         StoreError: the disk failed.
     """
-    facts = {key: value for key, value in state.items() if key not in ("own", "reduced")}
+    facts = {key: value for key, value in state.items() if key not in ("own", "right")}
     tensors = {
-        f"{part}/{name}": tensor.numpy()
-        for part in ("own", "reduced")
-        for name, tensor in state[part].items()
+        f"{part}/{name}": tensor.numpy() for part in ("own", "right") for name, tensor in state[part].items()
     }
     name = f"owed-{state['step']:08d}-{state['rank']}-of-{state['ranks']}.safetensors"
     try:
@@ -73,7 +71,7 @@ def _files(folder: Path) -> list[tuple[int, int, int, Path]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    state: dict[str, Any] = {"own": {}, "reduced": {}}
+    state: dict[str, Any] = {"own": {}, "right": {}}
     try:
         with safe_open(path, "np") as file:
             state |= json.loads(file.metadata()["phloem"])

@@ -1,0 +1,166 @@
+"""Gradients of matrices as products of two thin ones, both compressed: what a few directions of them carry.
+
+Per step and matrix M (m × n) of gradient + residual, with Q (n × r) of the step before:
+
+    P = M Q                   the mean of all ranks' P, in frames; its columns made orthonormal are U, one at all ranks
+    Q = Mᵀ U                  the mean of all ranks' Q, in frames
+    M̂ = U Qᵀ                  added up in one order everywhere, so all ranks have the same bits
+
+A rank keeps M − U Qᵀ of its own Q as its frame told it, and what the mean of Q lost. Vectors and small matrices go with
+Q: U is orthonormal, so one quantiser step is the right one for all of them. Source: Vogels et al., PowerSGD, 2019,
+Algorithms 1 and 2 (warm start, error feedback); there P and Q travel as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from phloem.engines.torch.peers import Peers
+from phloem.engines.torch.reduce import Pair, ShardedMean, Tensors
+from phloem.kernels import backend
+from phloem.seeds import generator
+from phloem.tensors import Array
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    """The tensors of one bucket: the matrices by place, what P and Q have to carry."""
+
+    thin: dict[int, tuple[int, int]]  # place: rows, columns
+    first: Tensors
+    second: Tensors
+
+
+class ThinMean:
+    """Reduces buckets through thin matrices of `rank` columns."""
+
+    def __init__(
+        self,
+        peers: Peers,
+        shapes: Mapping[str, tuple[int, ...]],
+        rank: int,
+        first: Pair,
+        second: Pair,
+        seed: int = 0,
+    ) -> None:
+        """`first` codes P, `second` codes Q and what is no matrix."""
+        self.shapes, self.rank, self.first, self.second, self.seed = dict(shapes), rank, first, second, seed
+        self.sharded = ShardedMean(peers, seed)
+        self.right: dict[str, Array] = {}  # Q of the last step, by parameter: the same at all ranks
+        self._buckets: dict[tuple[str, ...], _Bucket] = {}
+
+    def mean(
+        self, names: tuple[str, ...], arrays: Sequence[Array], owed: Sequence[Array], tags: Sequence[int]
+    ) -> str | None:
+        """Overwrites `arrays` with the mean of arrays + owed and `owed` with what this rank then owes; or says why not.
+
+        Where it says so, all values of `arrays` are NaN at every rank and `owed` is as it was. Takes four tags.
+
+        Raises:
+            StateError: a rank is gone, or did not answer in time.
+        """
+        bucket = self._bucket(names)
+        wholes = [
+            torch.from_numpy(np.add(arrays[place], owed[place]).reshape(size))
+            for place, size in bucket.thin.items()
+        ]
+        left = [
+            np.ascontiguousarray((whole @ self._start(names[place], whole.shape[1], tags[0])).numpy())
+            for place, whole in zip(bucket.thin, wholes, strict=True)
+        ]
+        broken = None
+        if left:
+            broken = self.sharded.mean(bucket.first, left, None, self.first, (tags[0], tags[1]), _forget)
+        if broken is None:
+            bases = [torch.from_numpy(_orthonormal(array)) for array in left]
+            broken = self._second(bucket, names, arrays, owed, wholes, bases, (tags[2], tags[3]))
+        if broken is not None:
+            for array in arrays:
+                array.fill(np.nan)
+        return broken
+
+    def _second(
+        self,
+        bucket: _Bucket,
+        names: tuple[str, ...],
+        arrays: Sequence[Array],
+        owed: Sequence[Array],
+        wholes: Sequence[torch.Tensor],
+        bases: Sequence[torch.Tensor],
+        tags: tuple[int, int],
+    ) -> str | None:
+        """The exchange of Q, and of the tensors that are no thin matrices, with what is owed of them."""
+        right = [
+            np.ascontiguousarray((whole.T @ base).numpy()) for whole, base in zip(wholes, bases, strict=True)
+        ]
+        told = [array.copy() for array in right]
+        plain = [place for place in range(len(names)) if place not in bucket.thin]
+        for place in plain:
+            np.add(arrays[place], owed[place], out=arrays[place])
+
+        def keep(lost: Sequence[Array]) -> None:
+            for array, less in zip(told, lost, strict=False):
+                np.subtract(array, less, out=array)
+            for place, less in zip(plain, lost[len(told) :], strict=True):
+                np.copyto(owed[place], less)
+
+        together = [*right, *(arrays[place] for place in plain)]
+        broken = self.sharded.mean(bucket.second, together, None, self.second, tags, keep)
+        if broken is not None:
+            return broken
+        for number, (place, size) in enumerate(bucket.thin.items()):
+            base, own = bases[number], torch.from_numpy(told[number])
+            kept = torch.addmm(wholes[number], base, own.T, alpha=-1.0).numpy()
+            np.copyto(owed[place], kept.reshape(owed[place].shape))
+            total = arrays[place].reshape(size)  # the array's own memory, for it is contiguous
+            total.fill(0.0)
+            backend().add_products(base.numpy(), np.ascontiguousarray(right[number].T), total)
+            self.right[names[place]] = right[number]
+        return None
+
+    def _bucket(self, names: tuple[str, ...]) -> _Bucket:
+        if names not in self._buckets:
+            thin = {}
+            for place, name in enumerate(names):
+                shape = self.shapes[name]
+                rows = shape[0] if shape else 1
+                columns = math.prod(shape[1:])
+                if len(shape) > 1 and 2 * self.rank * (rows + columns) <= rows * columns:
+                    thin[place] = (rows, columns)
+            left = {f"{names[place]}.p": (size[0], self.rank) for place, size in thin.items()}
+            right = {f"{names[place]}.q": (size[1], self.rank) for place, size in thin.items()}
+            plain = {name: self.shapes[name] for place, name in enumerate(names) if place not in thin}
+            ranks = self.sharded.peers.world
+            self._buckets[names] = _Bucket(thin, Tensors.of(left, ranks), Tensors.of(right | plain, ranks))
+        return self._buckets[names]
+
+    def _start(self, name: str, columns: int, tag: int) -> torch.Tensor:
+        """The directions to look in, n × r: those of the last step, each so long that its column of P has length 1."""
+        rows = np.zeros((self.rank, columns))
+        if name in self.right:
+            rows[:] = self.right[name].T
+        lengths = np.sqrt(np.square(rows).sum(axis=1))
+        backend().orthonormal(rows)
+        new = (
+            np.square(rows).sum(axis=1) < 0.5
+        )  # zero, or as good as another: a direction that is free to search
+        lengths[new] = lengths[~new].min() if not new.all() else 1.0
+        rows[new] = generator(self.seed, "directions", name, tag).standard_normal((int(new.sum()), columns))
+        rows[new] /= math.sqrt(columns)
+        return torch.from_numpy((rows / lengths[:, None]).T.astype(np.float32))
+
+
+def _forget(lost: Sequence[Array]) -> None:
+    """P is a direction to look in: what its frame loses is not lost."""
+
+
+def _orthonormal(left: Array) -> Array:
+    """The columns of P made orthonormal: the same bits everywhere."""
+    rows = np.array(left.T, np.float64, order="C")
+    backend().orthonormal(rows)
+    return np.ascontiguousarray(rows.T, np.float32)
