@@ -1,4 +1,4 @@
-"""`compress_ddp`: a DistributedDataParallel model whose gradients travel compressed.
+"""A DistributedDataParallel model whose gradients travel compressed.
 
 DDP hands over its buckets in one order at all ranks. Each goes to a lane, which encodes it, exchanges it and gives
 DDP the mean, while the backward pass goes on. The last bucket's hook waits for all of them: what fails is raised
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import struct
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -23,27 +23,24 @@ from torch.nn.parallel import DistributedDataParallel
 
 from phloem.codecs.registry import codec_from
 from phloem.engines.torch import owing, saving
+from phloem.engines.torch.balance import Balance
 from phloem.engines.torch.buffers import array_of, done, future_on, shares_memory
 from phloem.engines.torch.choosing import Trial
 from phloem.engines.torch.lanes import Lanes
-from phloem.engines.torch.peers import TIMEOUT_SECONDS, Peers, Traffic
+from phloem.engines.torch.peers import Peers, Traffic
 from phloem.engines.torch.reduce import Pair, PlainMean
-from phloem.engines.torch.settings import DEFAULT_BITS, Settings, codecs_of
+from phloem.engines.torch.settings import Settings
 from phloem.engines.torch.thin import ThinMean
 from phloem.errors import ConfigError, StateError
 from phloem.kernels import threads
 from phloem.tensors import Array, Layout, state_digest
 
-#: Buckets of fewer values are reduced as they are: their frames would be mostly heads.
-DENSE_BELOW = 2048
-#: Steps between two comparisons of all ranks' parameters.
-CHECK_EVERY = 100
 _LANES = 2
 _log = logging.getLogger("phloem")
 
 
 class Compressed:
-    """The compression of one DDP model: what it owes, what it sent; made by `compress_ddp`."""
+    """The compression of one DDP model: what it owes, what it sent; made by `phloem.torch.compress_ddp`."""
 
     def __init__(
         self,
@@ -64,6 +61,7 @@ class Compressed:
         shapes = {name: tuple(parameter.shape) for name, parameter in _trained(model)}
         up, down = codec_from(settings.up), codec_from(settings.down)
         self._owed = owing.Owed()
+        self._balance = Balance() if settings.optimizer == "adam" else None
         self._mean: PlainMean | ThinMean = PlainMean(self.peers, shapes, Pair(up, down), seed)
         if settings.rank:
             self._mean = ThinMean(self.peers, shapes, settings.rank, Pair(up, down), Pair(up, down), seed)
@@ -87,6 +85,7 @@ class Compressed:
             "the codec up": self.settings.up,
             "the codec down": self.settings.down,
             "the rank of thin matrices": self.settings.rank,
+            "the optimizer": self.settings.optimizer,
             "warmup": self.settings.warmup,
             "dense_below": self.settings.dense_below,
             "check_every": self.settings.check_every,
@@ -143,6 +142,8 @@ class Compressed:
             if scale != self._scale:
                 self._owed.scale(scale / self._scale)
                 self._mean.sharded.steps.clear()
+                if self._balance is not None:
+                    self._balance.scale(scale / self._scale)
                 self._scale = scale
 
     def _decide(self, trial: Trial) -> None:
@@ -225,7 +226,7 @@ class Compressed:
                     ready.synchronize()
                 with torch.no_grad(), threads.at_least(kernel_threads):
                     arrays = [array_of(gradient) for gradient in gradients]
-                    broken = self._mean.mean(names, arrays, owed, tags)
+                    broken = self._reduced(names, arrays, owed, tags)
                     for gradient, array in zip(gradients, arrays, strict=True):
                         if not shares_memory(gradient, array):
                             gradient.copy_(torch.from_numpy(array))
@@ -237,6 +238,19 @@ class Compressed:
 
         self._flying.append(self._lanes.submit(carry))
         return future
+
+    def _reduced(
+        self, names: tuple[str, ...], arrays: Sequence[Array], owed: Sequence[Array], tags: Sequence[int]
+    ) -> str | None:
+        """The mean, in frames of gradient ÷ scale where the optimizer divides by it, too."""
+        if self._balance is None:
+            return self._mean.mean(names, arrays, owed, tags)
+        self._balance.divide(names, arrays, owed)
+        broken = self._mean.mean(names, arrays, owed, tags)
+        self._balance.multiply(names, arrays, owed)
+        if broken is None:
+            self._balance.look(names, arrays)
+        return broken
 
     # -- what it cost ----------------------------------------------------------------------------------------
 
@@ -266,6 +280,7 @@ class Compressed:
             "step": self.step,
             "own": {name: torch.from_numpy(array * inverse) for name, array in self._owed.own.items()},
             "right": {name: torch.from_numpy(array * inverse) for name, array in self._mean.right.items()},
+            "squares": {} if self._balance is None else self._balance.saved(1.0 / self._scale),
             "steps": {key: step * float(inverse) for key, step in self._mean.sharded.steps.items()},
         }
 
@@ -296,6 +311,8 @@ class Compressed:
         right.scale(self._scale)
         self._owed, self.step = owed, int(last["step"])
         self._mean.right = right.own
+        if self._balance is not None:
+            self._balance.load(last["squares"], self._scale)
         self._mean.sharded.steps = {key: step * self._scale for key, step in last["steps"].items()}
 
     def save(self, folder: str | Path) -> None:
@@ -319,59 +336,6 @@ class Compressed:
     def close(self) -> None:
         """Lets the lanes' threads end."""
         self._lanes.close()
-
-
-def compress_ddp(
-    model: DistributedDataParallel,
-    *,
-    bits: float | None = None,
-    down_bits: float | None = None,
-    codec: str | Mapping[str, Any] | None = None,
-    effort: str = "fast",
-    rank: int = 0,
-    warmup: int = 0,
-    scaler: torch.amp.GradScaler | None = None,
-    dense_below: int = DENSE_BELOW,
-    check_every: int = CHECK_EVERY,
-    seed: int = 0,
-    timeout_seconds: float = TIMEOUT_SECONDS,
-) -> Compressed:
-    """Compresses the gradients of a DDP model from now on, with error feedback; one line after `DDP(...)`.
-
-    Every rank calls it alike, before the first backward pass. Keep what it gives: its state belongs into checkpoints.
-
-    Args:
-        model: the `DistributedDataParallel` model, on gloo or NCCL; frames travel over a gloo group of their own.
-        bits: wire bits per parameter of a rank's frames (`ecsq`). Without `bits` and `codec` the choice is free: both
-            bfloat16 and `ecsq` are timed on the first steps, and the faster one is taken, by all ranks alike.
-        down_bits: those of the frames with the means; as `bits` if not given.
-        rank: matrices travel as products of two thin ones of so many columns (PowerSGD with compressed factors);
-            `bits` are then those of a value of these. 0: as they are.
-        codec: in place of `bits`, any codec by name or by its table: {"codec": "topk", "fraction": 0.01}.
-        effort: of `ecsq`: "fast", "balanced" or "best".
-        warmup: so many first steps go uncompressed.
-        scaler: the GradScaler of the training loop: a step with an infinity then gives NaN at every rank, so that
-            all of them skip it, and residuals follow its scale. Without one such a step raises an error.
-        dense_below: buckets of fewer values are never compressed.
-        check_every: steps between two comparisons of all ranks' parameters; 0 for none.
-        seed: of the codec's random numbers, if it has any.
-        timeout_seconds: the longest that a rank waits for another.
-
-    Raises:
-        ConfigError: the options do not fit, or the ranks disagree about model or options.
-        StateError: a rank did not come in time.
-    """
-    if not isinstance(model, DistributedDataParallel):
-        raise ConfigError(
-            f"expected a DistributedDataParallel model, found a {type(model).__name__}",
-            hint="wrap it first: DistributedDataParallel(model)",
-        )
-    up, down = codecs_of(bits, down_bits, codec, effort, DEFAULT_BITS)
-    settings = Settings(up, down, rank, warmup, dense_below, check_every, bits is None and codec is None)
-    compressed = Compressed(model, settings, scaler=scaler, seed=seed, timeout_seconds=timeout_seconds)
-    # a lambda, for DDP compares annotations with types and ours are texts
-    model.register_comm_hook(None, lambda _, bucket: compressed.hook(bucket))
-    return compressed
 
 
 def _trained(model: DistributedDataParallel) -> list[tuple[str, torch.nn.Parameter]]:

@@ -29,9 +29,11 @@ def save(folder: Path, state: Mapping[str, Any]) -> None:
     Raises:
         StoreError: the disk failed.
     """
-    facts = {key: value for key, value in state.items() if key not in ("own", "right")}
+    facts = {key: value for key, value in state.items() if key not in ("own", "right", "squares")}
     tensors = {
-        f"{part}/{name}": tensor.numpy() for part in ("own", "right") for name, tensor in state[part].items()
+        f"{part}/{name}": tensor.numpy()
+        for part in ("own", "right", "squares")
+        for name, tensor in state[part].items()
     }
     name = f"owed-{state['step']:08d}-{state['rank']}-of-{state['ranks']}.safetensors"
     try:
@@ -71,7 +73,7 @@ def _files(folder: Path) -> list[tuple[int, int, int, Path]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    state: dict[str, Any] = {"own": {}, "right": {}}
+    state: dict[str, Any] = {"own": {}, "right": {}, "squares": {}}
     try:
         with safe_open(path, "np") as file:
             state |= json.loads(file.metadata()["phloem"])

@@ -9,8 +9,11 @@ from typing import Any
 from phloem.codecs.registry import codec_from
 from phloem.errors import ConfigError
 
-#: Wire bits per parameter and leg under DDP where nobody says otherwise: see benchmarks/README.md, "DDP".
-DEFAULT_BITS = 2.0
+#: Under DDP where nobody says otherwise: columns of thin matrices, wire bits per value of these and leg. See
+#: benchmarks/README.md, "DDP".
+DEFAULT_BITS = 3.0
+DEFAULT_RANK = 16
+_OPTIMIZERS = ("adam", "sgd")
 _LARGEST_RANK = 256
 
 
@@ -21,12 +24,15 @@ class Settings:
     up: dict[str, Any]
     down: dict[str, Any]
     rank: int
+    optimizer: str
     warmup: int
     dense_below: int
     check_every: int
     free: bool
 
     def __post_init__(self) -> None:
+        if self.optimizer not in _OPTIMIZERS:
+            raise ConfigError(f"'optimizer' must be 'adam' or 'sgd', found {self.optimizer!r:.60}")
         for name, most in (
             ("warmup", None),
             ("dense_below", None),

@@ -1,0 +1,126 @@
+"""How large the values of a gradient are, by row and column: what an optimizer like Adam divides by.
+
+Adam divides every coordinate by the root of its mean square, so an error counts by its share of that, not by its size.
+Frames are therefore made of gradient ÷ scale, where the scale of entry (i, j) is a power of two near the root of
+R_i C_j ÷ mean(R): R and C are mean squares of rows and columns of the means that all ranks have decoded, in a moving
+average. Source: Shazeer and Stern, Adafactor, 2018, §3, where the same product stands for the second moment.
+
+The squares are summed as whole numbers, so all ranks have the same scales, whatever their processors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from phloem.tensors import Array
+
+#: Steps between two looks at the means: scales change slowly, and a look costs as much as a frame.
+EVERY = 5
+_FORGETS = 0.3  # of the moving average at every look
+_BITS = 20  # of a value in the whole numbers that are squared
+_LEAST = (
+    2.0**-16
+)  # of a row's or column's mean square, beside the tensor's: what hardly moves is not blown up without end
+_BEGINS = 2  # looks at every step until then
+
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass
+class Balance:
+    """The scales of parameters.
+
+    Attributes:
+        squares: by parameter, the moving averages of rows and of columns.
+        looks: by parameter, how many means there have been.
+    """
+
+    squares: dict[str, tuple[Doubles, Doubles]] = field(default_factory=dict)
+    looks: dict[str, int] = field(default_factory=dict)
+    _scales: dict[str, tuple[Array, Array]] = field(default_factory=dict)
+
+    def divide(self, names: Sequence[str], *lists: Sequence[Array]) -> None:
+        """Divides arrays of these parameters by their scales, in place; before the first look they stay as they are."""
+        for name, *arrays in zip(names, *lists, strict=True):
+            for array in arrays if name in self._scales else ():
+                rows, columns = self._scales[name]
+                matrix = array.reshape(rows.size, columns.size)  # the array's own memory
+                matrix /= rows
+                matrix /= columns
+
+    def multiply(self, names: Sequence[str], *lists: Sequence[Array]) -> None:
+        """Takes `divide` back, to the bit."""
+        for name, *arrays in zip(names, *lists, strict=True):
+            for array in arrays if name in self._scales else ():
+                rows, columns = self._scales[name]
+                matrix = array.reshape(rows.size, columns.size)
+                matrix *= rows
+                matrix *= columns
+
+    def look(self, names: Sequence[str], means: Sequence[Array]) -> None:
+        """Takes decoded means into account, at every fifth step."""
+        for name, mean in zip(names, means, strict=True):
+            seen = self.looks.get(name, 0)
+            self.looks[name] = seen + 1
+            if seen < _BEGINS or seen % EVERY == 0:
+                self._look(name, mean.reshape(mean.shape[0] if mean.ndim > 1 else 1, -1))
+
+    def _look(self, name: str, matrix: Array) -> None:
+        largest = float(np.abs(matrix).max(initial=0.0))
+        if not 0.0 < largest < math.inf:
+            return
+        unit = math.ldexp(1.0, math.frexp(largest)[1] - _BITS)
+        whole = np.rint(matrix.astype(np.float64) / unit).astype(np.int64)
+        np.multiply(whole, whole, out=whole)
+        rows = whole.sum(axis=1) * (unit * unit / matrix.shape[1])
+        columns = whole.sum(axis=0) * (unit * unit / matrix.shape[0])
+        if name in self.squares:
+            before = self.squares[name]
+            rows = (1.0 - _FORGETS) * before[0] + _FORGETS * rows
+            columns = (1.0 - _FORGETS) * before[1] + _FORGETS * columns
+        self._set(name, rows, columns)
+
+    def _set(self, name: str, rows: Doubles, columns: Doubles) -> None:
+        self.squares[name] = rows, columns
+        self._scales[name] = _powers(rows, columns)
+
+    def scale(self, factor: float) -> None:
+        """Gradients are `factor` times as large from now on: the loss scale has changed."""
+        for name, (rows, columns) in list(self.squares.items()):
+            self._set(name, rows * factor**2, columns * factor**2)
+
+    def saved(self, factor: float) -> dict[str, torch.Tensor]:
+        """The moving averages, of gradients `factor` times as large, and the counts of steps."""
+        found: dict[str, torch.Tensor] = {}
+        for name, parts in self.squares.items():
+            for part, values in zip(("rows", "columns"), parts, strict=True):
+                found[f"{part}/{name}"] = torch.from_numpy(values * factor**2)
+        return found | {f"looks/{name}": torch.tensor(count) for name, count in self.looks.items()}
+
+    def load(self, saved: Mapping[str, Any], factor: float) -> None:
+        """Continues from what `saved` gave."""
+        self.squares, self.looks, self._scales = {}, {}, {}
+        for key, values in saved.items():
+            part, _, name = key.partition("/")
+            if part == "looks":
+                self.looks[name] = int(values)
+            elif part == "rows":
+                columns = np.array(saved[f"columns/{name}"], np.float64)
+                self._set(name, np.array(values, np.float64) * factor**2, columns * factor**2)
+
+
+def _powers(rows: Doubles, columns: Doubles) -> tuple[Array, Array]:
+    mean = float(np.cumsum(rows)[-1]) / len(rows)
+    if mean == 0.0:
+        return np.ones((len(rows), 1), np.float32), np.ones((1, len(columns)), np.float32)
+    high = np.maximum(rows, _LEAST * mean)
+    wide = np.maximum(columns, _LEAST * mean) / mean
+    parts = [np.ldexp(1.0, np.frexp(part)[1] // 2).astype(np.float32) for part in (high, wide)]
+    return parts[0][:, None], parts[1][None, :]

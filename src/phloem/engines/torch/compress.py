@@ -1,0 +1,80 @@
+"""`compress_ddp`: one line after `DistributedDataParallel(...)`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from phloem.engines.torch.ddp import Compressed
+from phloem.engines.torch.peers import TIMEOUT_SECONDS
+from phloem.engines.torch.settings import DEFAULT_BITS, DEFAULT_RANK, Settings, codecs_of
+from phloem.errors import ConfigError
+
+#: Buckets of fewer values are reduced as they are: their frames would be mostly heads.
+DENSE_BELOW = 2048
+#: Steps between two comparisons of all ranks' parameters.
+CHECK_EVERY = 100
+
+
+def compress_ddp(
+    model: DistributedDataParallel,
+    *,
+    bits: float | None = None,
+    down_bits: float | None = None,
+    codec: str | Mapping[str, Any] | None = None,
+    effort: str = "fast",
+    rank: int | None = None,
+    optimizer: str = "adam",
+    warmup: int = 0,
+    scaler: torch.amp.GradScaler | None = None,
+    dense_below: int = DENSE_BELOW,
+    check_every: int = CHECK_EVERY,
+    seed: int = 0,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+) -> Compressed:
+    """Compresses the gradients of a DDP model from now on, with error feedback; one line after `DDP(...)`.
+
+    Every rank calls it alike, before the first backward pass. Keep what it gives: its state belongs into checkpoints.
+
+    Args:
+        model: the `DistributedDataParallel` model, on gloo or NCCL; frames travel over a gloo group of their own.
+        rank: matrices travel as products of two thin ones of so many columns (PowerSGD, with compressed factors), the
+            default; 0: as they are, which is for gradients without such a structure.
+        bits: wire bits per value that is sent, and leg (`ecsq`): of the thin matrices, or with rank 0 of the gradient.
+            Without `rank`, `bits` and `codec` the choice is free: bfloat16 and the defaults are timed on the first
+            steps, and the faster is taken, by all ranks alike.
+        down_bits: those of the frames with the means; as `bits` if not given.
+        codec: in place of `bits`, any codec by name or by its table: {"codec": "topk", "fraction": 0.01}.
+            As with rank 0.
+        effort: of `ecsq`: "fast", "balanced" or "best".
+        optimizer: what the gradients are for. "adam" (and its like, which divide by the root of the mean square): an
+            error counts by its share of a row's and a column's size. "sgd": by its square.
+        warmup: so many first steps go uncompressed.
+        scaler: the GradScaler of the training loop: a step with an infinity then gives NaN at every rank, so that
+            all of them skip it, and residuals follow its scale. Without one such a step raises an error.
+        dense_below: buckets of fewer values are never compressed.
+        check_every: steps between two comparisons of all ranks' parameters; 0 for none.
+        seed: of the codec's random numbers, if it has any.
+        timeout_seconds: the longest that a rank waits for another.
+
+    Raises:
+        ConfigError: the options do not fit, or the ranks disagree about model or options.
+        StateError: a rank did not come in time.
+    """
+    if not isinstance(model, DistributedDataParallel):
+        raise ConfigError(
+            f"expected a DistributedDataParallel model, found a {type(model).__name__}",
+            hint="wrap it first: DistributedDataParallel(model)",
+        )
+    free = rank is None and bits is None and codec is None
+    if rank is None:
+        rank = DEFAULT_RANK if codec is None else 0
+    up, down = codecs_of(bits, down_bits, codec, effort, DEFAULT_BITS)
+    settings = Settings(up, down, rank, optimizer, warmup, dense_below, check_every, free)
+    compressed = Compressed(model, settings, scaler=scaler, seed=seed, timeout_seconds=timeout_seconds)
+    # a lambda, for DDP compares annotations with types and ours are texts
+    model.register_comm_hook(None, lambda _, bucket: compressed.hook(bucket))
+    return compressed
