@@ -1,7 +1,8 @@
 """Gradients under DDP, four ranks: what compression costs in loss, and what is left of the links' time.
 
 python benchmarks/ddp.py loss --seeds 5       (loopback: loss after a fixed number of steps, code LM)
-python benchmarks/ddp.py links --runs 5       (steps over lines of 10 Mbit/s to 1 Gbit/s, code LM and ResNet-50)
+python benchmarks/ddp.py links --runs 5       (steps over lines of 10 Mbit/s to 1 Gbit/s, code LM)
+python benchmarks/ddp.py links --model resnet50 --runs 1
 python benchmarks/ddp.py free --runs 5        (loopback: the free choice against bfloat16)
 
 Exposed communication is what a line adds to a step: seconds of a step over it, less seconds of the same step over
@@ -25,17 +26,24 @@ from ranks import run_ranks
 
 RANKS = 4
 STEPS, EVERY = 200, 50
-#: The ways of the tables. PowerSGD as torch has it, but in one bucket: on gloo its collectives mix up in several.
-WAYS: dict[str, dict[str, Any]] = {
+#: PowerSGD as torch has it, but in one bucket: on gloo its collectives mix up where there are several.
+PEERS: dict[str, dict[str, Any]] = {
     "fp32": {"kind": "fp32"},
     "bf16": {"kind": "bf16"},
     "powersgd-1": {"kind": "powersgd", "rank": 1},
     "powersgd-2": {"kind": "powersgd", "rank": 2},
     "powersgd-4": {"kind": "powersgd", "rank": 4},
     "powersgd-16": {"kind": "powersgd", "rank": 16},
-    "phloem-16": {"kind": "phloem", "bits": 4, "rank": 16},
-    "phloem-8": {"kind": "phloem", "bits": 3, "rank": 8},
-    "phloem-plain": {"kind": "phloem", "bits": 2},
+}
+OURS: dict[str, dict[str, dict[str, Any]]] = {
+    "code-lm": {
+        "phloem-16": {"kind": "phloem", "rank": 16, "bits": 3},
+        "phloem-8": {"kind": "phloem", "rank": 8, "bits": 3},
+    },
+    "resnet50": {
+        "phloem-4": {"kind": "phloem", "rank": 4, "bits": 3, "optimizer": "sgd"},
+        "phloem-plain": {"kind": "phloem", "rank": 0, "bits": 0.1, "optimizer": "sgd"},
+    },
 }
 LINES: dict[str, Link | None] = {
     "loopback": None,
@@ -44,16 +52,20 @@ LINES: dict[str, Link | None] = {
     "10mbit": Link(10e6, 10e6, 0.001),
 }
 MOST_SECONDS = 1500.0
+SKIPPED = 4  # first steps: buckets are rebuilt, PowerSGD begins, memory is new
 
 
-def ranks(model: str, way: dict[str, Any], steps: int, line: str = "loopback", **options: Any) -> list[dict[str, Any]]:
-    """What every rank told."""
+def ranks(
+    model: str, ways: list[tuple[dict[str, Any], int]], line: str = "loopback", **options: Any
+) -> list[list[dict[str, Any]]]:
+    """For each way, what every rank told of so many steps in it."""
     link = LINES[line]
     links = None if link is None else {f"rank-{n}": link for n in range(RANKS)}
     script = str(Path(__file__).with_name("ddp_rank.py"))
-    argv = [sys.executable, script, "--model", model, "--way", json.dumps(way), "--steps", str(steps)]
+    argv = [sys.executable, script, "--model", model, "--ways", json.dumps(ways)]
     argv += [part for key, value in options.items() for part in (f"--{key}", str(value))]
-    return run_ranks(argv, links, timeout_seconds=MOST_SECONDS)
+    told = run_ranks(argv, links, timeout_seconds=MOST_SECONDS)
+    return [[one["ways"][n] for one in told] for n in range(len(ways))]
 
 
 def step_seconds(told: list[dict[str, Any]], skip: int) -> float:
@@ -63,74 +75,80 @@ def step_seconds(told: list[dict[str, Any]], skip: int) -> float:
 
 def loss(seeds: int) -> dict[str, Any]:
     """The loss of every way after the same steps, over the same batches, and what it sent."""
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in WAYS if name != "fp32"}
+    ways = {**PEERS, **OURS["code-lm"]}
+    del ways["fp32"], ways["powersgd-2"]
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     for seed in range(1, seeds + 1):
-        for name, found in rows.items():
-            started = time.perf_counter()
-            told = ranks("code-lm", WAYS[name], STEPS, seed=seed, every=EVERY)
+        started = time.perf_counter()
+        every = ranks("code-lm", [(way, STEPS) for way in ways.values()], seed=seed, every=EVERY)
+        for name, told in zip(ways, every, strict=True):
             row = {"seed": seed, "losses": told[0]["losses"], "sent_bytes": told[0].get("sent_bytes")}
-            found.append(row)
-            say(f"{name} seed {seed}: {told[0]['losses'][-1][1]:.4f}", started)
+            rows[name].append(row)
+        ends = {name: round(found[-1]["losses"][-1][1], 4) for name, found in rows.items()}
+        say(f"seed {seed}: {ends}", started)
     table = {}
     for name, found in rows.items():
-        ends = [row["losses"][-1][1] for row in found]
-        table[name] = {"loss": spread(ends), "runs": found}
-        if name != "bf16":
-            gaps = [mine - row["losses"][-1][1] for mine, row in zip(ends, rows["bf16"], strict=True)]
-            table[name]["minus_bf16"] = paired(gaps) if len(gaps) > 1 else gaps
-    return {"steps": STEPS, "ways": WAYS, "table": table}
+        ends_of = [row["losses"][-1][1] for row in found]
+        gaps = [mine - row["losses"][-1][1] for mine, row in zip(ends_of, rows["bf16"], strict=True)]
+        table[name] = {"loss": spread(ends_of), "minus_bf16": paired(gaps), "runs": found}
+    return {"steps": STEPS, "ways": ways, "table": table}
 
 
-#: Timed steps; a dense ResNet-50 takes minutes for one over the slowest lines.
-TIMED = {"code-lm": 50, "resnet50": 8}
-SLOW = {("resnet50", "10mbit"): 2, ("resnet50", "100mbit"): 4}
-SKIPPED = 4
-
-
-def links(runs: int) -> dict[str, Any]:
-    """Seconds of a step, by model, way and line."""
+def links(model: str, runs: int) -> dict[str, Any]:
+    """Seconds of a step, by way and line."""
+    ways = {**PEERS, **OURS[model]}
+    steps = dict.fromkeys(ways, 50 if model == "code-lm" else 8)
     cells: dict[str, Any] = {}
-    for model in ("code-lm", "resnet50"):
-        for run in range(runs if model == "code-lm" else 1):
-            for line in LINES:
-                if run and line in ("1gbit", "10mbit"):
-                    continue  # five runs of the lines that figures are quoted of
-                for name, way in WAYS.items():
-                    heavy = name in ("fp32", "bf16") and (model, line) in SLOW
-                    steps = (SLOW[model, line] if heavy else TIMED[model]) + SKIPPED
-                    if heavy and line == "10mbit":
-                        continue  # two minutes for a step, which the 100 Mbit/s tell as well
-                    started = time.perf_counter()
-                    told = ranks(model, way, steps, line)
-                    cell = cells.setdefault(f"{model}/{line}/{name}", {"step": [], "codec": [], "line_bytes": []})
-                    cell["step"].append(step_seconds(told, SKIPPED))
-                    if "codec_seconds" in told[0]:
-                        cell["codec"].append(max(one["codec_seconds"] for one in told) / steps)
-                    if told[0]["line"] is not None:
-                        cell["line_bytes"].append(max(one["line"]["up_bytes"] for one in told) / steps)
-                    say(f"{model} {line} {name}: {1e3 * cell['step'][-1]:.1f} ms", started)
+    for line in LINES:
+        for run in range(runs if line in ("loopback", "100mbit") else 1):
+            wanted = {
+                name: (way, _steps(model, line, name, steps[name]) + SKIPPED) for name, way in ways.items()
+            }
+            wanted = {name: pair for name, pair in wanted.items() if pair[1] > SKIPPED}
+            if run and model == "code-lm":  # those that figures are quoted of
+                wanted = {
+                    n: pair for n, pair in wanted.items() if n not in ("fp32", "powersgd-2", "powersgd-16")
+                }
+            started = time.perf_counter()
+            every = ranks(model, list(wanted.values()), line)
+            for (name, (_, count)), told in zip(wanted.items(), every, strict=True):
+                cell = cells.setdefault(f"{line}/{name}", {"step": [], "codec": [], "device_bytes": []})
+                cell["step"].append(step_seconds(told, SKIPPED))
+                for key, values in (("codec", "codec_seconds"), ("device_bytes", "device_bytes")):
+                    if values in told[0]:
+                        cell[key].append(max(one[values] for one in told) / count)
+            say(
+                f"{line}: { ({n: round(1e3 * cells[f'{line}/{n}']['step'][-1], 1) for n in wanted}) } ms",
+                started,
+            )
     table = {}
     for key, cell in cells.items():
-        model, _, name = key.split("/")
-        rest = statistics.median(cells[f"{model}/loopback/{name}"]["step"])
+        rest = statistics.median(cells[f"loopback/{key.split('/')[1]}"]["step"])
         table[key] = {what: spread(values) for what, values in cell.items() if values}
         table[key]["exposed"] = spread([seconds - rest for seconds in cell["step"]])
-    return {"ways": WAYS, "lines": {k: str(v) for k, v in LINES.items()}, "table": table}
+    return {"model": model, "ways": ways, "lines": {k: str(v) for k, v in LINES.items()}, "table": table}
+
+
+def _steps(model: str, line: str, name: str, usual: int) -> int:
+    """Timed steps: fewer of those that take seconds or minutes each, none of those that take minutes."""
+    dense = name in ("fp32", "bf16")
+    if model == "resnet50" and dense:
+        return {"10mbit": 0, "100mbit": 2 if name == "bf16" else 0}.get(line, usual)
+    if model == "resnet50" and (line, name) == ("10mbit", "powersgd-16"):
+        return 2
+    return 8 if line == "10mbit" and dense else usual
 
 
 def free(runs: int) -> dict[str, Any]:
     """The free choice against bfloat16, where nothing slows the ranks down."""
     rows = []
     for run in range(runs):
-        row: dict[str, Any] = {}
-        for name, way in (("bf16", WAYS["bf16"]), ("free", {"kind": "phloem"})):
-            started = time.perf_counter()
-            told = ranks("code-lm", way, 120, seed=run)
-            row[name] = step_seconds(told, 40)
-            row[f"{name}_dense_steps"] = told[0].get("dense_steps")
-            say(f"{name}: {1e3 * row[name]:.1f} ms", started)
-        row["ratio"] = row["free"] / row["bf16"]
+        started = time.perf_counter()
+        bf16, chosen = ranks("code-lm", [(PEERS["bf16"], 100), ({"kind": "phloem"}, 100)], seed=run)
+        row = {"bf16": step_seconds(bf16, 40), "free": step_seconds(chosen, 40)}
+        row |= {"ratio": row["free"] / row["bf16"], "dense_steps": chosen[0]["dense_steps"]}
         rows.append(row)
+        say(f"free: {row}", started)
     return {"runs": rows, "ratio": spread([row["ratio"] for row in rows])}
 
 
@@ -140,18 +158,24 @@ def say(words: str, started: float) -> None:
 
 def main() -> None:
     """Runs one part and writes its result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", choices=("loss", "links", "free"))
+    parser.add_argument("--model", choices=tuple(OURS), default="code-lm")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
-    started = time.perf_counter()
+    started, name = time.perf_counter(), f"ddp-{options.part}"
     if options.part == "loss":
         result, more = loss(options.seeds), f"--seeds {options.seeds}"
+    elif options.part == "links":
+        result, more = links(options.model, options.runs), f"--model {options.model} --runs {options.runs}"
+        name += f"-{options.model}"
     else:
-        result, more = (links if options.part == "links" else free)(options.runs), f"--runs {options.runs}"
+        result, more = free(options.runs), f"--runs {options.runs}"
     took = {"seconds": time.perf_counter() - started}
-    write(f"ddp-{options.part}", f"python benchmarks/ddp.py {options.part} {more}", {**result, **took})
+    write(name, f"python benchmarks/ddp.py {options.part} {more}", {**result, **took})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One rank of `ddp.py`: trains a model under DDP with one way of reducing gradients; ends by printing one JSON object."""
+"""One rank of `ddp.py`: trains a model under DDP, gradients reduced in one way after another; prints JSON."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import datetime
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -123,50 +124,52 @@ def _there(tensor: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
     return future
 
 
-def main() -> None:
-    """Trains, and tells what it took."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", choices=("code-lm", "resnet50"), required=True)
-    parser.add_argument("--way", type=json.loads, required=True)
-    parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--every", type=int, default=0, help="steps between two measures of the loss")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=datetime.timedelta(minutes=30))
-    torch.manual_seed(options.seed)
-    model = CodeLM(options.seed) if options.model == "code-lm" else ResNet50()
-    one_bucket = options.way["kind"] == "powersgd"  # its chained collectives mix up on gloo where there are more
+def sent_bytes() -> int | None:
+    """What has left this rank's device so far; None on loopback, which all ranks share."""
+    counter = Path("/sys/class/net/line/statistics/tx_bytes")
+    return int(counter.read_text("ascii")) if counter.exists() else None
+
+
+def train(model_name: str, way: dict[str, Any], steps: int, seed: int, every: int) -> dict[str, Any]:
+    """Seconds of every step, losses, bytes."""
+    torch.manual_seed(seed)
+    model = CodeLM(seed) if model_name == "code-lm" else ResNet50()
+    one_bucket = way["kind"] == "powersgd"  # its chained collectives mix up on gloo where there are more
+    first = dist._DEFAULT_FIRST_BUCKET_BYTES
     if one_bucket:
         dist._DEFAULT_FIRST_BUCKET_BYTES = 1 << 40
     ddp = DistributedDataParallel(
-        model, bucket_cap_mb=1 << 20 if one_bucket else options.way.pop("bucket_mb", None), broadcast_buffers=False
+        model, bucket_cap_mb=1 << 20 if one_bucket else None, broadcast_buffers=False
     )
-    compression = compressed(ddp, options.way)
-    if options.model == "code-lm":
+    dist._DEFAULT_FIRST_BUCKET_BYTES = first
+    compression = compressed(ddp, way)
+    if model_name == "code-lm":
         optimizer: torch.optim.Optimizer = torch.optim.AdamW(
             ddp.parameters(), LEARNING_RATE, (0.9, 0.95), weight_decay=0.1, fused=True
         )
     else:
         optimizer = torch.optim.SGD(ddp.parameters(), 1e-3, momentum=0.9, foreach=True)
-    batch, held = batches(options.model, options.seed, dist.get_rank())
+    batch, held = batches(model_name, seed, dist.get_rank())
     seconds, losses = [], []
-    for step in range(options.steps):
+    before = sent_bytes()
+    for step in range(steps):
         inputs = batch()
         started = time.perf_counter()
-        if options.model == "code-lm":
+        if model_name == "code-lm":
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1.0, (step + 1) / (WARMUP + 1))
         loss = ddp(*inputs)
         optimizer.zero_grad()
         loss.backward()
-        if options.model == "code-lm":
+        if model_name == "code-lm":
             nn.utils.clip_grad_norm_(ddp.parameters(), 1.0)
         optimizer.step()
         seconds.append(time.perf_counter() - started)
-        if options.every and (step + 1) % options.every == 0:
+        if every and (step + 1) % every == 0:
             with torch.no_grad():
                 losses.append([step + 1, float(model(held))])
     told: dict[str, Any] = {"seconds": seconds, "losses": losses}
+    if before is not None:
+        told["device_bytes"] = (sent_bytes() or 0) - before
     if compression is not None:
         told |= {
             "sent_bytes": compression.traffic.sent,
@@ -174,7 +177,21 @@ def main() -> None:
             "dense_steps": compression.dense_steps,
         }
     dist.barrier()
-    print(json.dumps(told))
+    return told
+
+
+def main() -> None:
+    """Trains in every way, one after another, and tells what each took."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", choices=("code-lm", "resnet50"), required=True)
+    parser.add_argument("--ways", type=json.loads, required=True, help="a list of [way, steps]")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", type=int, default=0, help="steps between two measures of the loss")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", timeout=datetime.timedelta(minutes=30))
+    told = [train(options.model, way, steps, options.seed, options.every) for way, steps in options.ways]
+    print(json.dumps({"ways": told}))
     dist.destroy_process_group()
 
 

@@ -7,6 +7,7 @@ import importlib
 import io
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -32,12 +33,19 @@ def test_every_python_block_of_the_readme_runs(number: int, tmp_path: Path) -> N
     paths = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run(
         [sys.executable, "-W", "error", script],
-        env=os.environ | {"PYTHONPATH": paths},
+        env=os.environ | {"PYTHONPATH": paths} | alone(),
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def alone() -> dict[str, str]:
+    """What `torchrun` sets for a single rank."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    return {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
 def test_the_listings_of_the_readme_equal_the_files_they_show() -> None:

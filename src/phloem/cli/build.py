@@ -15,10 +15,12 @@ from rich.console import Console
 
 from phloem import canonical, kernels
 from phloem.branches.refs import TRUNK
+from phloem.cli.ranks import as_rank
 from phloem.cli.repository_options import author
 from phloem.errors import ConfigError, StoreError
 from phloem.job.build import build, free_directory
 from phloem.job.directory import RunDirectory
+from phloem.job.runner import Run
 from phloem.recipe import Recipe, load_recipe
 from phloem.ui.outcome import LABELS, THIS
 from phloem.ui.progress import Display, LiveDisplay, PlainDisplay
@@ -41,6 +43,7 @@ class BuildCall:
     branch: str | None = None
     start_from: str | None = None
     repo: str | None = None
+    timeout_seconds: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -58,38 +61,67 @@ def run_build(call: BuildCall) -> None:
     Raises:
         PhloemError: as `phloem.build`. KeyboardInterrupt: with a note that says how to go on.
     """
+    if call.engine == "torch":
+        with as_rank(call.timeout_seconds) as rank:
+            _run_as(call, rank)
+        return
     _check(call)
     logging.basicConfig(format="note: %(message)s", stream=sys.stderr)
     kernels.use(call.kernels)
     make_importable(call.recipe)
     recipe, root = _recipe_and_root(call)
     was_finished = (root / "summary.json").exists()
-    console = Console(stderr=True, highlight=False)
-    with display_on(console) as display:
+    with display_on(Console(stderr=True, highlight=False)) as display:
         try:
-            run = build(
-                recipe,
-                out=None if call.resume else root,
-                resume=call.resume,
-                compare=call.compare,
-                watch=display.watch(THIS),
-                watch_baseline=lambda name: display.watch(LABELS[name]),
-                engine=call.engine,
-                tell=display.tell,
-                branch=call.branch,
-                repo=call.repo,
-                start_from=call.start_from,
-                author=author(None),
-            )
+            run = _built(call, recipe, None if call.resume else root, display)
         except KeyboardInterrupt as interrupt:
             interrupt.add_note(_how_to_go_on(root, call))
             raise
+    _show(call, run, was_finished=was_finished)
+
+
+def _run_as(call: BuildCall, rank: int) -> None:
+    """One rank's part; the words are rank 0's."""
+    _check(call)
+    level = logging.WARNING if rank == 0 else logging.ERROR
+    logging.basicConfig(format="note: %(message)s", stream=sys.stderr, level=level)
+    kernels.use(call.kernels)
+    make_importable(call.recipe)
+    if rank > 0:
+        build(call.recipe, changes=call.changes, engine="torch", timeout_seconds=call.timeout_seconds)
+        return
+    was_finished = call.resume is not None and (call.resume / "summary.json").exists()
+    with display_on(Console(stderr=True, highlight=False)) as display:
+        run = _built(call, call.recipe, call.out, display)
+    _show(call, run, was_finished=was_finished)
+
+
+def _built(call: BuildCall, recipe: Recipe | Path | None, out: Path | None, display: Display) -> Run:
+    return build(
+        recipe,
+        changes=() if isinstance(recipe, Recipe) else call.changes,
+        out=out,
+        resume=call.resume,
+        compare=call.compare,
+        watch=display.watch(THIS),
+        watch_baseline=lambda name: display.watch(LABELS[name]),
+        engine=call.engine,
+        tell=display.tell,
+        branch=call.branch,
+        repo=call.repo,
+        start_from=call.start_from,
+        author=author(None),
+        timeout_seconds=call.timeout_seconds,
+    )
+
+
+def _show(call: BuildCall, run: Run, *, was_finished: bool) -> None:
     if was_finished:
-        print(f"note: {root} was finished before; nothing of it was trained again", file=sys.stderr)
+        print(f"note: {run.path} was finished before; nothing of it was trained again", file=sys.stderr)
     if call.json:
         print_json(run.path)
     else:
-        print_outcome(console, run.summary, run.path)
+        print_outcome(Console(stderr=True, highlight=False), run.summary, run.path)
 
 
 def run_branches(call: BuildCall, how: BranchesCall) -> None:

@@ -81,6 +81,8 @@ Examples:
   phloem build examples/digits.toml --set up.bits=0.05 --set rounds.max=20 --out runs/try
   phloem build examples/hospitals.toml --engine flower
       the same on Flower: a server and a node per hospital as processes of their own, over TLS
+  torchrun --nproc-per-node 4 --no-python phloem build examples/hospitals.toml --engine torch
+      the same by four ranks of torch.distributed, on this machine or on several
   phloem build --resume runs/try
       go on after an interruption, a crash or a full disk
   phloem init; phloem build examples/hospitals.toml --branch trunk
@@ -133,9 +135,19 @@ CompareOption = Annotated[
 EngineOption = Annotated[
     Engines,
     typer.Option(
-        help="What carries the bytes: this process, Flower's processes on this machine (TLS, node "
-        "authentication), or Flower's simulation. The result is the same to the bit.",
+        help="What carries the bytes: this process, the ranks of torchrun, Flower's processes on this machine "
+        "(TLS, node authentication), or Flower's simulation. The result is the same to the bit.",
         show_default=False,
+    ),
+]
+TimeoutOption = Annotated[
+    float,
+    typer.Option(
+        "--timeout-seconds",
+        metavar="SECONDS",
+        help="With --engine torch: how long a rank may let the others wait, training included; by default 600.",
+        show_default=False,
+        min=1.0,
     ),
 ]
 BranchOption = Annotated[
@@ -195,6 +207,7 @@ def build_command(
     resume: ResumeOption = None,
     compare: CompareOption = False,
     engine: EngineOption = Engines.local,
+    timeout_seconds: TimeoutOption = 600.0,
     branch: BranchOption = None,
     from_: FromOption = None,
     branches: BranchesOption = False,
@@ -221,6 +234,7 @@ def build_command(
         branch,
         from_,
         repo,
+        timeout_seconds,
     )
     try:
         if branches:

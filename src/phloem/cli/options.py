@@ -24,6 +24,7 @@ class Engines(StrEnum):
     """What carries the bytes of a run."""
 
     local = "local"
+    torch = "torch"
     flower = "flower"
     simulation = "flower-simulation"
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from phloem.engines.base import Engine
+from phloem.engines.local import LocalEngine
 from phloem.errors import ConfigError, nearest
 from phloem.job import lifecycle
 from phloem.job.branching import on_branch, target_of
@@ -19,7 +19,11 @@ from phloem.recipe import Recipe, load_recipe
 from phloem.rounds import events
 from phloem.ui.report import write_report
 
-ENGINES = ("local", "flower", "flower-simulation")
+if TYPE_CHECKING:  # loads torch
+    from phloem.engines.torch.ranks import Ranks
+    from phloem.job.ranks import Leader
+
+ENGINES = ("local", "torch", "flower", "flower-simulation")
 BASELINES: Mapping[str, dict[str, Any]] = {"fp32": {"codec": "none"}, "bf16": {"codec": "bf16"}}
 
 
@@ -39,6 +43,7 @@ def build(
     repo: str | Path | None = None,
     start_from: str | None = None,
     author: str = "unknown",
+    timeout_seconds: float = 600.0,
 ) -> Run:
     """Trains a model from branches at many sites, as a recipe says; gives the finished run.
 
@@ -52,14 +57,17 @@ def build(
         watch: told about the start, every round, and the end.
         watch_baseline: gives the watcher for "fp32" and "bf16".
         emit: told about every exchange before it takes effect ("local" only: elsewhere it happens in other processes).
-        engine: "local", or on this machine "flower" (a SuperLink and a SuperNode per site, with TLS and node
-            authentication) or "flower-simulation". The result is the same to the bit.
+        engine: "local"; or "torch", where every rank of torch.distributed's default group makes this same call and
+            trains some of the sites (rank 0 writes the run; at the others there are no `records`); or on this machine
+            "flower" (a SuperLink and a SuperNode per site, with TLS and node authentication) or "flower-simulation".
+            The result is the same to the bit.
         tell: told in a line what is being started, where that takes a while.
         branch: commits every round to this branch of a repository. Where the branch is there already, the run starts
             from its head, otherwise from the task's own first state.
         start_from: makes that branch, from this commit.
         repo: that repository; by default the one of this directory.
         author: who makes the commits.
+        timeout_seconds: how long a rank may let the others wait ("torch" only), its sites' training included.
 
     Raises:
         ConfigError: the recipe or a directory is not as it must be; nothing was done.
@@ -70,31 +78,90 @@ def build(
     >>> run.summary["rounds"]
     2
     """
+    watch = watch or Unwatched()
+    led: Alone | Leader = Alone(emit)
+    if engine == "torch":
+        ranks = _ranks(timeout_seconds)
+        from phloem.job.ranks import Leader, follow
+
+        if ranks.rank > 0:
+            return follow(ranks, recipe, changes)
+        led = Leader(ranks, emit)
+    with contextlib.ExitStack() as claims:
+        with led:
+            resolved = _resolved(recipe, changes, resume)
+            root = Path(resume or out or free_directory(resolved.name))
+            for name in BASELINES if compare else ():
+                baseline(resolved, name)  # a wrong [compare] is found before the run, not after it
+            led.begin(resolved, root)
+            target = target_of(root, branch, repo, resumed=resume is not None)
+            if target is not None:
+                resolved, watch = on_branch(resolved, watch, root, target, author, claims, start_from)
+            if engine not in ("local", "torch"):
+                run = _elsewhere(engine, resolved, root, watch, tell, resumed=resume is not None)
+            elif resume is not None:
+                run = lifecycle.resume(root, watch, claims, led.emit, resolved, led.engine_of)
+            else:
+                run = lifecycle.start(resolved, root, watch, claims, led.emit, led.engine_of)
+            run = led.end(run)
+        if compare:
+            run = _compare(run, resolved, watch_baseline or (lambda name: Unwatched()), claims)
+        write_report(run.path)
+    return run
+
+
+class Alone:
+    """What `Leader` is among ranks, for a process that has none beside it."""
+
+    def __init__(self, emit: events.Emit) -> None:
+        self.emit = emit
+
+    def __enter__(self) -> None:
+        """Nothing."""
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing."""
+
+    def engine_of(self, recipe: Recipe, emit: events.Emit) -> Engine:
+        """The engine of this process."""
+        return LocalEngine(recipe, emit)
+
+    def begin(self, recipe: Recipe, root: Path) -> None:
+        """Nothing."""
+
+    def end(self, run: Run) -> Run:
+        """The run as it is."""
+        return run
+
+
+def _ranks(seconds: float) -> Ranks:
+    """The ranks that this process is one of.
+
+    Raises:
+        ConfigError: it is none, or torch is not installed.
+    """
+    try:
+        from phloem.engines.torch.ranks import meet
+    except ImportError as error:
+        raise ConfigError(
+            f"engine 'torch' cannot be used: {error}", hint="pip install 'phloem[torch]'"
+        ) from error
+    return meet(seconds)
+
+
+def _resolved(
+    recipe: str | Path | Mapping[str, Any] | Recipe | None,
+    changes: Sequence[str],
+    resume: str | Path | None,
+) -> Recipe:
+    """The recipe that is built; a run that goes on has its own."""
     if recipe is None:
         if resume is None:
             raise ConfigError(
                 "there is neither a recipe nor a run to go on with", hint="name a recipe's TOML file"
             )
         recipe = RunDirectory.open(Path(resume))[1]
-    resolved = load_recipe(recipe, changes)
-    watch = watch or Unwatched()
-    root = Path(resume or out or free_directory(resolved.name))
-    for name in BASELINES if compare else ():
-        baseline(resolved, name)  # a wrong [compare] is found before the run, not after it
-    with contextlib.ExitStack() as claims:
-        target = target_of(root, branch, repo, resumed=resume is not None)
-        if target is not None:
-            resolved, watch = on_branch(resolved, watch, root, target, author, claims, start_from)
-        if engine != "local":
-            run = _elsewhere(engine, resolved, root, watch, tell, resumed=resume is not None)
-        elif resume is not None:
-            run = lifecycle.resume(root, watch, claims, emit, expect=resolved)
-        else:
-            run = lifecycle.start(resolved, root, watch, claims, emit)
-        if compare:
-            run = _compare(run, resolved, watch_baseline or (lambda name: Unwatched()), claims)
-        write_report(run.path)
-    return run
+    return load_recipe(recipe, changes)
 
 
 def _elsewhere(
@@ -154,10 +221,7 @@ def _compare(run: Run, recipe: Recipe, watch: Callable[[str], Watcher], claims: 
             else lifecycle.start(other, root, watch(name), claims)
         )
         found[name] = one.summary
-    summary = {**run.summary, "compare": found}
-    text = json.dumps(summary, indent=2, sort_keys=True).encode() + b"\n"
-    lifecycle.write_summary(run.path, text)
-    return dataclasses.replace(run, summary=summary)
+    return lifecycle.with_summary(run, compare=found)
 
 
 def free_directory(name: str) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -175,9 +177,12 @@ def read(root: Path) -> Run:
     return Run(root, state, summary, directory.records())
 
 
-def write_summary(root: Path, text: bytes) -> None:
-    """Replaces a finished run's `summary.json`."""
-    RunDirectory.open(root)[0].write("summary.json", text)
+def with_summary(run: Run, **more: Any) -> Run:
+    """A finished run with `more` in its summary, which is written again."""
+    summary = {**run.summary, **more}
+    text = json.dumps(summary, indent=2, sort_keys=True).encode() + b"\n"
+    RunDirectory.open(run.path)[0].write("summary.json", text)
+    return dataclasses.replace(run, summary=summary)
 
 
 def check_same(root: Path, recipe: Recipe) -> None:

@@ -15,6 +15,7 @@ from phloem import canonical
 from phloem.engines.base import Answer, Engine
 from phloem.errors import StateError
 from phloem.job.directory import RunDirectory
+from phloem.job.merging import asked_by, last_orders, merge, next_orders
 from phloem.job.record import RoundRecord, SiteRecord, summarize, without_nan
 from phloem.job.schedule import Schedule
 from phloem.job.watch import Watcher
@@ -71,19 +72,14 @@ class Runner:
         """Every round that is left, then the end."""
         self.watch.started(self.recipe, self.task.metric, self.layout.size, tuple(self.records))
         if self.closing is not None:
-            self._close(self.closing, self._last_orders())
+            self._close(self.closing, last_orders(self.coordinator))
             return self._end()
-        opening = self._orders()
+        opening = next_orders(self.coordinator, self.schedule)
         unpaid = opening if not self.records else {}
         while not self._over():
             opening = self._round(opening, unpaid)
             unpaid = {}
         return self._end()
-
-    def _orders(self) -> dict[str, bytes]:
-        number = self.coordinator.round
-        reachable = self.schedule.reachable(number)
-        return self.coordinator.orders(reachable, self.schedule.trains(number, reachable))
 
     def _over(self) -> bool:
         if not self.records:
@@ -96,20 +92,12 @@ class Runner:
         """One round, from orders in the sites' hands to the orders that bring its result."""
         started = time.perf_counter()
         number = self.coordinator.round
-        asked = {site for site, message in orders.items() if Order.unpack(message).train}
+        asked = asked_by(orders)
         answers = self.engine.deliver(orders)
         failures = dict(self.engine.failures)
-        late = self.schedule.late(number, asked)
-        for site, answer in answers.items():
-            if site not in late:
-                self._receive(site, answer.message)
-        codec_started = time.perf_counter()
-        result = self.coordinator.close()
-        codec_seconds = time.perf_counter() - codec_started
-        refused = dict(result.refused)
-        for site in sorted(late & set(answers)):
-            reason = self._receive(site, answers[site].message)
-            refused[site] = reason or "late"
+        messages = {site: answer.message for site, answer in answers.items()}
+        merged = merge(self.coordinator, self.schedule, asked, messages, self._receive)
+        result, refused = merged.result, merged.refused
         for site, failure in failures.items():
             if site in asked:
                 refused[site] = failure.reason
@@ -130,8 +118,11 @@ class Runner:
         )
         self.records.append(record)
         last = self._over()
-        following = self._last_orders() if last else self._orders()
-        self._account(record, answers, following, unpaid, codec_seconds)
+        if last:
+            following = last_orders(self.coordinator)
+        else:
+            following = next_orders(self.coordinator, self.schedule)
+        self._account(record, answers, following, unpaid, merged.codec_seconds)
         record.commit = self.head = self.directory.commit(self.head, self._commit(record, result))
         record.wall_seconds = time.perf_counter() - started
         if last:
@@ -143,9 +134,6 @@ class Runner:
             self._snapshot()
         self.watch.round(record)
         return following
-
-    def _last_orders(self) -> dict[str, bytes]:
-        return self.coordinator.orders(set(self.recipe.sites.all), set())
 
     def _close(self, record: RoundRecord, orders: dict[str, bytes]) -> None:
         """Brings the last round's result to the sites, adds what they answer, and writes the round down."""

@@ -131,9 +131,7 @@ class Coordinator:
         if self.book is not None:
             attachments = self._noticed(self.book, orders)
         messages: dict[str, bytes] = {}
-        packed: dict[
-            Order, bytes
-        ] = {}  # equal orders are the same bytes: as many key-frames would fill the memory
+        packed: dict[Order, bytes] = {}  # equal orders are the same bytes: key-frames would fill the memory
         for site, order in orders.items():
             order = replace(order, attachment=(attachments or {}).get(site, b""))
             if order not in packed:

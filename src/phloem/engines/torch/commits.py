@@ -215,8 +215,8 @@ def meet(peers: Peers, folder: Path | None) -> tuple[int, list[int], Trunk | Non
     if size:
         tag = peers.tag()
         exchange = peers.open(tag, {holder: size} if peers.rank in lacking else {})
-        for rank in lacking if peers.rank == holder else ():
-            exchange.send(rank, message)
+        if peers.rank == holder:
+            exchange.send(message, *lacking)
         arrived = exchange.finish()
         if peers.rank in lacking:
             trunk = Trunk.unpack(arrived[holder])
@@ -245,7 +245,7 @@ def shared_start(peers: Peers, state: Mapping[str, Array], digest: str) -> State
     message = pack_tensors(dict(state)) if peers.rank == 0 else b""
     size = max(_gathered(peers, len(message)))
     exchange = peers.open(peers.tag(), {0: size} if peers.rank in others else {})
-    for rank in others if peers.rank == 0 else ():
-        exchange.send(rank, message)
+    if peers.rank == 0:
+        exchange.send(message, *others)
     arrived = exchange.finish()
     return dict(unpack_tensors(arrived[0])) if peers.rank in others else dict(state)

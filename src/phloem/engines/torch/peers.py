@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -79,7 +80,7 @@ class Peers:
         except RuntimeError as error:
             raise StateError(
                 f"rank {self.rank}: no group of {self.world} ranks came about in {seconds:.0f} s",
-                hint=f"every rank must get here, at the same place of its program ({_first_line(error)})",
+                hint=f"every rank must get here, at the same place of its program ({_said(error)})",
             ) from error
 
     def tag(self) -> int:
@@ -104,8 +105,7 @@ class Peers:
         others = [rank for rank in range(self.world) if rank != self.rank]
         tag = self.tag() if tag is None else tag
         exchange = self.open(tag, dict.fromkeys(others, most))
-        for rank in others:
-            exchange.send(rank, message)
+        exchange.send(message, *others)
         messages = exchange.finish()
         messages[self.rank] = message
         return [messages[rank] for rank in range(self.world)]
@@ -128,12 +128,17 @@ class Peers:
                         hint="start every rank with the same program and settings",
                     )
 
+    def close(self) -> None:
+        """Lets go of the group; every rank does so once it needs the others no more."""
+        if self.world > 1:
+            dist.destroy_process_group(self.group)
+
     def lost(self, rank: int, error: RuntimeError, waited: float) -> StateError:
         """What to say of a rank that did not answer."""
         what = "sent nothing" if waited >= 0.95 * self.seconds else "is gone"
         return StateError(
             f"rank {self.rank}: rank {rank} {what} ({waited:.1f} s waited)",
-            hint=f"see its own output; if it is only slow, raise timeout_seconds. {_first_line(error)}",
+            hint=f"see its own output; if it is only slow, raise timeout_seconds. {_said(error)}",
         )
 
     def count(self, sent: int, received: int, seconds: float) -> None:
@@ -166,14 +171,16 @@ class Exchange:
         except RuntimeError as error:  # the connection is closed already
             raise self._peers.lost(rank, error, 0.0) from error
 
-    def send(self, rank: int, message: bytes) -> None:
-        """Hands a message over; it leaves while this rank goes on.
+    def send(self, message: bytes, *ranks: int) -> None:
+        """Hands a message over for each of these ranks; it leaves while this rank goes on.
 
         Raises:
-            StateError: the rank is gone.
+            StateError: a rank is gone.
         """
-        self._waits.append((rank, self._work(dist.isend, _packed(message), rank)))
-        self._peers.count(_LENGTH + len(message), 0, 0.0)
+        packed = _packed(message)
+        for rank in ranks:
+            self._waits.append((rank, self._work(dist.isend, packed, rank)))
+            self._peers.count(_LENGTH + len(message), 0, 0.0)
 
     def finish(self) -> dict[int, bytes]:
         """The other ranks' messages, once all have come and all of this rank's have left.
@@ -209,5 +216,7 @@ def _unpacked(rank: int, buffer: torch.Tensor) -> bytes:
     return view[_LENGTH : _LENGTH + size].tobytes()
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:200]
+def _said(error: BaseException) -> str:
+    """What gloo says, without the place in its own source, as one line that ends with a word."""
+    line = re.sub(r"^\[[^]]*\] ", "", str(error).strip().split("\n")[0])
+    return line if len(line) <= 160 else line[:160].rpartition(" ")[0] + " …"

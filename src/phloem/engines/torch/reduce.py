@@ -25,7 +25,7 @@ from phloem import feedback as ef
 from phloem.codecs.base import Codec
 from phloem.codecs.ecsq import Ecsq
 from phloem.engines.torch.cutting import Shard, cut, shards_of
-from phloem.engines.torch.peers import Peers
+from phloem.engines.torch.peers import Exchange, Peers
 from phloem.errors import ConfigError, FormatError
 from phloem.feedback import Residual
 from phloem.kernels import backend
@@ -69,6 +69,15 @@ class Tensors:
         return cls(tuple(shapes), shards_of(tuple(shapes), cut(shapes, ranks)))
 
 
+@dataclass(frozen=True)
+class Legs:
+    """The messages of one exchange, up and down; `number` is that of no other."""
+
+    up: Exchange
+    down: Exchange
+    number: int
+
+
 class ShardedMean:
     """Reduces tensors after tensors; several threads may do so at once, each with tags of its own."""
 
@@ -77,24 +86,37 @@ class ShardedMean:
         self.steps: dict[str, float] = {}  # of the last frames: a first guess for the next
         self.codec_seconds = 0.0
 
+    def open(self, tensors: Tensors, tags: Sequence[int]) -> Legs:
+        """Both legs of an exchange, ready to take what the others send: the earlier, the sooner they may send.
+
+        gloo asks the receiver first, which costs a round trip where nothing waits for the message yet. Takes two
+        `tags`, the same at every rank, and of nobody else. What was opened must be used.
+        """
+        rank, world = self.peers.rank, self.peers.world
+        mine = tensors.shards.get(rank)
+        others = [other for other in range(world) if other != rank] if mine else []
+        up = self.peers.open(tags[0], {other: _most(mine) for other in others} if mine else {})
+        owners = {owner: _most(shard) for owner, shard in tensors.shards.items() if owner != rank}
+        return Legs(up, self.peers.open(tags[1], owners), tags[0])
+
     def mean(
         self,
         tensors: Tensors,
         arrays: Sequence[Array],
         owed: Sequence[Array] | None,
         pair: Pair,
-        tags: tuple[int, int],
+        legs: Legs,
         keep: Callable[[Sequence[Array]], None],
     ) -> str | None:
         """Overwrites `arrays` with the mean of arrays + owed over all ranks; None, or why there is none.
 
         In that case all values are NaN at every rank. Otherwise `keep` is given what this rank has to keep of what
-        was lost, in arrays that are used again afterwards. `tags` are the same at every rank, and of nobody else.
+        was lost, in arrays that are used again afterwards.
 
         Raises:
             StateError: a rank is gone, or did not answer in time.
         """
-        return _Exchange(self, tensors, arrays, owed, pair, tags).run(keep)
+        return _Exchange(self, tensors, arrays, owed, pair, legs).run(keep)
 
 
 class _Exchange:
@@ -107,10 +129,10 @@ class _Exchange:
         arrays: Sequence[Array],
         owed: Sequence[Array] | None,
         pair: Pair,
-        tags: tuple[int, int],
+        legs: Legs,
     ) -> None:
         self.mean, self.shards, self.arrays, self.owed = mean, tensors.shards, arrays, owed
-        self.pair, self.tags, self.peers = pair, tags, mean.peers
+        self.pair, self.legs, self.peers = pair, legs, mean.peers
         self.rank = mean.peers.rank
         self.mine = self.shards.get(self.rank)
         self.others = [rank for rank in range(self.peers.world) if rank != self.rank]
@@ -118,20 +140,18 @@ class _Exchange:
     def run(self, keep: Callable[[Sequence[Array]], None]) -> str | None:
         """Both legs, and the residuals once every frame of both is known to be whole."""
         mine, rank = self.mine, self.rank
-        up = self.peers.open(self.tags[0], dict.fromkeys(self.others, _most(mine)) if mine else {})
+        up, down = self.legs.up, self.legs.down
         flying: dict[int, Residual] = {}
         for owner in [*range(rank + 1, self.peers.world), *range(rank)]:  # not all to rank 0 first
             if owner in self.shards:
                 message, flying[owner] = self._up(self.shards[owner])
-                up.send(owner, message)
+                up.send(message, owner)
         own = self._own(mine) if mine else None
         messages = up.finish()
-        down = self.peers.open(self.tags[1], {o: _most(s) for o, s in self.shards.items() if o != rank})
         message, in_flight = b"", Residual()
         if mine:
             message, in_flight = self._down(mine, own, messages)
-            for other in self.others:
-                down.send(other, message)
+            down.send(message, *self.others)
         with self._timed():
             for owner, state in flying.items():
                 self._lose(self.shards[owner], state, 1)
@@ -183,7 +203,7 @@ class _Exchange:
     ) -> tuple[bytes, Residual]:
         key = f"{leg}/{shard.owner}/{shard.layout.digest:.16}"
         state = Residual(None if codec.unbiased else owed, None, self.mean.steps.get(key))
-        seed = seed_for(self.mean.seed, key, self.rank, self.tags[0])
+        seed = seed_for(self.mean.seed, key, self.rank, self.legs.number)
         frame, state = ef.send(state, update, codec, shard.layout, into=update, seed=seed, slack=SLACK)
         if isinstance(codec, Ecsq) and codec.bits is not None and state.step is not None:
             wanted = max(codec.bits * shard.layout.size / 8.0, _SMALLEST)
@@ -285,4 +305,6 @@ class PlainMean:
             for array, less in zip(owed, lost, strict=True):
                 np.copyto(array, less)
 
-        return self.sharded.mean(self._buckets[names], arrays, owed, self.pair, (tags[0], tags[1]), keep)
+        tensors = self._buckets[names]
+        legs = self.sharded.open(tensors, tags)
+        return self.sharded.mean(tensors, arrays, owed, self.pair, legs, keep)

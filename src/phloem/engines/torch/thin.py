@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from phloem.engines.torch.peers import Peers
-from phloem.engines.torch.reduce import Pair, ShardedMean, Tensors
+from phloem.engines.torch.reduce import Legs, Pair, ShardedMean, Tensors
 from phloem.kernels import backend
 from phloem.seeds import generator
 from phloem.tensors import Array
@@ -65,20 +65,19 @@ class ThinMean:
             StateError: a rank is gone, or did not answer in time.
         """
         bucket = self._bucket(names)
-        wholes = [
-            torch.from_numpy(np.add(arrays[place], owed[place]).reshape(size))
-            for place, size in bucket.thin.items()
-        ]
+        first = self.sharded.open(bucket.first, tags[:2])
+        second = self.sharded.open(bucket.second, tags[2:])
+        for array, less in zip(arrays, owed, strict=True):
+            np.add(array, less, out=array)
+        wholes = [torch.from_numpy(arrays[place].reshape(size)) for place, size in bucket.thin.items()]
         left = [
             np.ascontiguousarray((whole @ self._start(names[place], whole.shape[1], tags[0])).numpy())
             for place, whole in zip(bucket.thin, wholes, strict=True)
         ]
-        broken = None
-        if left:
-            broken = self.sharded.mean(bucket.first, left, None, self.first, (tags[0], tags[1]), _forget)
-        if broken is None:
-            bases = [torch.from_numpy(_orthonormal(array)) for array in left]
-            broken = self._second(bucket, names, arrays, owed, wholes, bases, (tags[2], tags[3]))
+        broken = self.sharded.mean(bucket.first, left, None, self.first, first, _forget)
+        # what is no number in P makes Q none as well: then the second exchange says so, too
+        bases = [torch.from_numpy(_orthonormal(array)) for array in left]
+        broken = self._second(bucket, names, arrays, owed, wholes, bases, second) or broken
         if broken is not None:
             for array in arrays:
                 array.fill(np.nan)
@@ -92,7 +91,7 @@ class ThinMean:
         owed: Sequence[Array],
         wholes: Sequence[torch.Tensor],
         bases: Sequence[torch.Tensor],
-        tags: tuple[int, int],
+        legs: Legs,
     ) -> str | None:
         """The exchange of Q, and of the tensors that are no thin matrices, with what is owed of them."""
         right = [
@@ -100,8 +99,6 @@ class ThinMean:
         ]
         told = [array.copy() for array in right]
         plain = [place for place in range(len(names)) if place not in bucket.thin]
-        for place in plain:
-            np.add(arrays[place], owed[place], out=arrays[place])
 
         def keep(lost: Sequence[Array]) -> None:
             for array, less in zip(told, lost, strict=False):
@@ -110,16 +107,15 @@ class ThinMean:
                 np.copyto(owed[place], less)
 
         together = [*right, *(arrays[place] for place in plain)]
-        broken = self.sharded.mean(bucket.second, together, None, self.second, tags, keep)
+        broken = self.sharded.mean(bucket.second, together, None, self.second, legs, keep)
         if broken is not None:
             return broken
         for number, (place, size) in enumerate(bucket.thin.items()):
-            base, own = bases[number], torch.from_numpy(told[number])
-            kept = torch.addmm(wholes[number], base, own.T, alpha=-1.0).numpy()
-            np.copyto(owed[place], kept.reshape(owed[place].shape))
-            total = arrays[place].reshape(size)  # the array's own memory, for it is contiguous
-            total.fill(0.0)
-            backend().add_products(base.numpy(), np.ascontiguousarray(right[number].T), total)
+            base, whole = bases[number].numpy(), arrays[place].reshape(size)  # the array's own memory
+            backend().add_products(base, -np.ascontiguousarray(told[number].T), whole)
+            np.copyto(owed[place], arrays[place])
+            whole.fill(0.0)
+            backend().add_products(base, np.ascontiguousarray(right[number].T), whole)
             self.right[names[place]] = right[number]
         return None
 
@@ -140,19 +136,26 @@ class ThinMean:
         return self._buckets[names]
 
     def _start(self, name: str, columns: int, tag: int) -> torch.Tensor:
-        """The directions to look in, n × r: those of the last step, each so long that its column of P has length 1."""
-        rows = np.zeros((self.rank, columns))
+        """The directions to look in, n × r: those of the last step, each so long that its column of P has length 1.
+
+        They need not be the same to the bit at all ranks: P is whatever the mean of the frames says.
+        """
+        right = torch.zeros(columns, self.rank)
         if name in self.right:
-            rows[:] = self.right[name].T
-        lengths = np.sqrt(np.square(rows).sum(axis=1))
-        backend().orthonormal(rows)
-        new = (
-            np.square(rows).sum(axis=1) < 0.5
-        )  # zero, or as good as another: a direction that is free to search
-        lengths[new] = lengths[~new].min() if not new.all() else 1.0
-        rows[new] = generator(self.seed, "directions", name, tag).standard_normal((int(new.sum()), columns))
-        rows[new] /= math.sqrt(columns)
-        return torch.from_numpy((rows / lengths[:, None]).T.astype(np.float32))
+            right = torch.from_numpy(self.right[name])
+        lengths = torch.linalg.vector_norm(right, dim=0)  # the singular values, nearly
+        rows, factors = torch.linalg.qr(right)
+        # nothing in it, or as good as another: a direction that is free to look elsewhere
+        new = factors.diagonal().abs() <= 1e-3 * lengths
+        if bool(new.any()):
+            rng = generator(self.seed, "directions", name, tag)
+            fresh = rng.standard_normal((columns, int(new.sum())), np.float32) / np.float32(
+                math.sqrt(columns)
+            )
+            rows[:, new] = torch.from_numpy(fresh)
+            lengths[new] = float(lengths[~new].min()) if not bool(new.all()) else 1.0
+        start: torch.Tensor = rows / lengths
+        return start
 
 
 def _forget(lost: Sequence[Array]) -> None:
