@@ -52,8 +52,8 @@ class Balance:
             for array in arrays if name in self._scales else ():
                 rows, columns = self._scales[name]
                 matrix = array.reshape(rows.size, columns.size)  # the array's own memory
-                matrix /= rows
-                matrix /= columns
+                matrix *= np.float32(1.0) / rows  # exact, for they are powers of two
+                matrix *= np.float32(1.0) / columns
 
     def multiply(self, names: Sequence[str], *lists: Sequence[Array]) -> None:
         """Takes `divide` back, to the bit."""
