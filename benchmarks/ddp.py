@@ -25,7 +25,7 @@ from measuring import paired, spread, write
 from ranks import run_ranks
 
 RANKS = 4
-STEPS, EVERY = 200, 50
+STEPS, EVERY = 150, 50
 #: PowerSGD as torch has it, but in one bucket: on gloo its collectives mix up where there are several.
 PEERS: dict[str, dict[str, Any]] = {
     "fp32": {"kind": "fp32"},
@@ -37,8 +37,9 @@ PEERS: dict[str, dict[str, Any]] = {
 }
 OURS: dict[str, dict[str, dict[str, Any]]] = {
     "code-lm": {
-        "phloem-16": {"kind": "phloem", "rank": 16, "bits": 3},
         "phloem-8": {"kind": "phloem", "rank": 8, "bits": 3},
+        "phloem-16": {"kind": "phloem", "rank": 16, "bits": 4},
+        "phloem-32": {"kind": "phloem", "rank": 32, "bits": 4},
     },
     "resnet50": {
         "phloem-4": {"kind": "phloem", "rank": 4, "bits": 3, "optimizer": "sgd"},
@@ -76,7 +77,7 @@ def step_seconds(told: list[dict[str, Any]], skip: int) -> float:
 def loss(seeds: int) -> dict[str, Any]:
     """The loss of every way after the same steps, over the same batches, and what it sent."""
     ways = {**PEERS, **OURS["code-lm"]}
-    del ways["fp32"], ways["powersgd-2"]
+    del ways["fp32"], ways["powersgd-1"], ways["powersgd-2"]
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     for seed in range(1, seeds + 1):
         started = time.perf_counter()

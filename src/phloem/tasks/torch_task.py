@@ -24,6 +24,9 @@ from phloem.tasks.base import Memory
 from phloem.tensors import State
 
 _COUNTER, _OPTIMISER = "counter:", "optimiser:"
+_BFLOAT16 = (
+    "bfloat16/"  # before the key of a tensor whose bits lie in an int16 array, for NumPy has no such type
+)
 
 
 def built(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
@@ -85,7 +88,10 @@ def pack_optimiser(optimiser: torch.optim.Optimizer, names: Iterable[str]) -> Me
                 raise ConfigError(
                     f"the optimiser keeps '{key}' as {type(value).__name__}; only tensors can be saved"
                 )
-            memory[f"{_OPTIMISER}{key}:{name}"] = value.detach().cpu().numpy().copy()
+            value = value.detach().cpu()
+            if value.dtype == torch.bfloat16:
+                key, value = _BFLOAT16 + key, value.view(torch.int16)
+            memory[f"{_OPTIMISER}{key}:{name}"] = value.numpy().copy()
     return memory
 
 
@@ -98,7 +104,10 @@ def unpack_optimiser(optimiser: torch.optim.Optimizer, names: Iterable[str], mem
     for label, array in memory.items():
         if label.startswith(_OPTIMISER):
             key, _, name = label.removeprefix(_OPTIMISER).partition(":")
-            kept.setdefault(name, {})[key] = torch.tensor(array)
+            value = torch.tensor(array)
+            if key.startswith(_BFLOAT16):
+                key, value = key.removeprefix(_BFLOAT16), value.view(torch.bfloat16)
+            kept.setdefault(name, {})[key] = value
     for name, parameter in zip(names, _parameters(optimiser), strict=True):
         if name in kept:
             optimiser.state[parameter] = kept[name]

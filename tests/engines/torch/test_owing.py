@@ -43,11 +43,23 @@ def test_the_mean_that_is_missing_is_the_same_at_another_number_of_ranks() -> No
         np.testing.assert_allclose(found[name], missing, rtol=1e-6)
 
 
-def test_a_settled_rank_owes_nothing_and_has_all_of_it_in_hand() -> None:
-    wanted = {name: tensor.numpy() for name, tensor in state(1, 3)["own"].items()}
-    owed = owing.Owed(dict(wanted))
-    assert owed.settle() == wanted
-    assert owed.own == {}
+def test_a_steps_changes_count_when_it_is_through_and_not_before() -> None:
+    before = {name: tensor.numpy().copy() for name, tensor in state(1, 3)["own"].items()}
+    owed = owing.Owed({name: array.copy() for name, array in before.items()})
+    for fate in (owed.discard, owed.commit):
+        changed = owed.begin("b", SHAPES["b"])
+        np.testing.assert_array_equal(changed, before["b"])
+        changed += 1.0
+        np.testing.assert_array_equal(owed.pay("w[odd]"), before["w[odd]"])
+        assert owed.is_open
+        fate()
+        assert not owed.is_open
+        if fate == owed.discard:
+            assert owed.own.keys() == before.keys()
+            for name, array in before.items():
+                np.testing.assert_array_equal(owed.own[name], array)
+    assert owed.own.keys() == {"b"}
+    np.testing.assert_array_equal(owed.own["b"], before["b"] + 1.0)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from phloem.engines.torch.buffers import values_of
+from phloem.engines.torch.owing import matrix_of
 from phloem.tensors import Array
 
 #: Steps between two looks at the means: scales change slowly, and a look costs as much as a frame.
@@ -70,7 +72,7 @@ class Balance:
             seen = self.looks.get(name, 0)
             self.looks[name] = seen + 1
             if seen < _BEGINS or seen % EVERY == 0:
-                self._look(name, mean.reshape(mean.shape[0] if mean.ndim > 1 else 1, -1))
+                self._look(name, mean.reshape(matrix_of(mean.shape)))
 
     def _look(self, name: str, matrix: Array) -> None:
         largest = float(np.abs(matrix).max(initial=0.0))
@@ -112,8 +114,8 @@ class Balance:
             if part == "looks":
                 self.looks[name] = int(values)
             elif part == "rows":
-                columns = np.array(saved[f"columns/{name}"], np.float64)
-                self._set(name, np.array(values, np.float64) * factor**2, columns * factor**2)
+                columns = values_of(saved[f"columns/{name}"], np.float64)
+                self._set(name, values_of(values, np.float64) * factor**2, columns * factor**2)
 
 
 def _powers(rows: Doubles, columns: Doubles) -> tuple[Array, Array]:

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load as unpack_tensors
 from safetensors.numpy import save as pack_tensors
 
 from phloem import canonical
 from phloem.engines.torch.peers import Peers
-from phloem.errors import FormatError, StateError
+from phloem.errors import FormatError, NotFoundError, PhloemError, StateError
 from phloem.store.files import Store
 from phloem.store.snapshot import load_snapshot, save_snapshot
 from phloem.tensors import Array, State
@@ -126,24 +127,30 @@ class Worker:
         )
 
     def own(self) -> Own | None:
-        """What `keep_own` wrote last."""
+        """What `keep_own` wrote last.
+
+        Raises:
+            StateError: it is damaged, or of another version.
+        """
         found = _snapshot(self._own, _OWN)
         if found is None:
             return None
-        tensors = {
-            key: dict(unpack_tensors(self._own.get(found[key]))) for key in ("owed", "state", "memory")
-        }
+        keys = ("owed", "state", "memory")
+        tensors = {key: _tensors(self._own, found[key]) for key in keys}
         return Own(found["facts"], tensors["owed"], tensors["state"], tensors["memory"])
 
     def trunk(self) -> Trunk | None:
-        """What `keep_trunk` wrote last."""
+        """What `keep_trunk` wrote last.
+
+        Raises:
+            StateError: it is damaged, or of another version.
+        """
         found = _snapshot(self._trunks, _TRUNK)
         if found is None:
             return None
-        get = self._trunks.get
-        arrays, state = unpack_tensors(get(found["arrays"])), unpack_tensors(get(found["state"]))
-        recent = tuple(get(digest) for digest in found["recent"])
-        return Trunk(found["plan"], found["facts"], dict(arrays), dict(state), recent)
+        arrays, state = (_tensors(self._trunks, found[key]) for key in ("arrays", "state"))
+        recent = tuple(_blob(self._trunks, digest) for digest in found["recent"])
+        return Trunk(found["plan"], found["facts"], arrays, state, recent)
 
     def round(self) -> int | None:
         """The round of the trunk here, without reading it."""
@@ -154,14 +161,33 @@ class Worker:
 def _snapshot(store: Store, name: str) -> dict[str, Any] | None:
     try:
         found = load_snapshot(store, name)
-    except FormatError as error:
-        raise StateError(f"the commit in {store.root} is damaged: {error.message}") from error
+    except (FormatError, NotFoundError) as error:
+        raise _damaged(store, error) from error
     if found is not None and found.get("version") != VERSION:
         raise StateError(
             f"the commit in {store.root} is of version {found.get('version')!r}, and this is version {VERSION}",
             hint="go on with the version of phloem that began the run",
         )
     return found
+
+
+def _blob(store: Store, digest: str) -> bytes:
+    try:
+        return store.get(digest)
+    except (FormatError, NotFoundError) as error:
+        raise _damaged(store, error) from error
+
+
+def _tensors(store: Store, digest: str) -> dict[str, Any]:
+    try:
+        return dict(unpack_tensors(_blob(store, digest)))
+    except SafetensorError as error:
+        raise StateError(f"the commit in {store.root} is damaged: {error}") from error
+
+
+def _damaged(store: Store, error: PhloemError) -> StateError:
+    hint = f"without {store.root.parent} the worker takes over another's model, and owes nothing"
+    return StateError(f"the commit in {store.root} is damaged: {error.message}", hint=hint)
 
 
 def numbers_in(folder: Path | None) -> list[int]:
@@ -175,22 +201,25 @@ def numbers_in(folder: Path | None) -> list[int]:
 def numbers_for(known: Sequence[Sequence[int]]) -> list[int]:
     """Every rank's number, from the numbers that each rank's folder knows: as at every other rank.
 
-    A rank is number `rank` if that was here or nowhere; else another that was here; else a new one.
+    A rank is number `rank` if that was here, else another that was here, else a new one: `rank` where that was nowhere.
+
+    >>> numbers_for([[0, 1, 2], [0, 1, 2], [], [5]])
+    [0, 1, 3, 5]
     """
-    taken: set[int] = set()
+    taken = {rank for rank, numbers in enumerate(known) if rank in numbers}
+    chosen: dict[int, int] = {rank: rank for rank in taken}
     everywhere = {number for numbers in known for number in numbers}
-    chosen: list[int | None] = [None] * len(known)
     for rank, numbers in enumerate(known):
-        if rank in numbers or rank not in everywhere:
-            chosen[rank] = rank
-            taken.add(rank)
-    for rank, numbers in enumerate(known):
-        if chosen[rank] is None:
-            free = [number for number in numbers if number not in taken]
-            new = next(n for n in range(len(known) + len(everywhere) + 1) if n not in taken | everywhere)
-            chosen[rank] = free[0] if free else new
-            taken.add(free[0] if free else new)
-    return [number for number in chosen if number is not None]
+        free = [number for number in numbers if number not in taken]
+        if rank not in chosen and free:
+            chosen[rank] = free[0]
+            taken.add(free[0])
+    for rank in range(len(known)):
+        if rank not in chosen:
+            fresh = (n for n in (rank, *range(len(known) + len(everywhere))) if n not in taken | everywhere)
+            chosen[rank] = next(fresh)
+            taken.add(chosen[rank])
+    return [chosen[rank] for rank in range(len(known))]
 
 
 def meet(peers: Peers, folder: Path | None) -> tuple[int, list[int], Trunk | None]:
@@ -202,13 +231,17 @@ def meet(peers: Peers, folder: Path | None) -> tuple[int, list[int], Trunk | Non
     told = _gathered(peers, numbers_in(folder))
     numbers = numbers_for(told)
     mine = numbers[peers.rank]
-    worker = Worker(folder, mine) if folder is not None else None
-    rounds: list[int | None] = _gathered(peers, None if worker is None else worker.round())
+    here = [] if folder is None else [Worker(folder, number) for number in numbers_in(folder)]
+    best = max(
+        ((worker.round() or 0, -n) for n, worker in enumerate(here) if worker.round() is not None),
+        default=None,
+    )
+    rounds: list[int | None] = _gathered(peers, None if best is None else best[0])
     newest = max((number for number in rounds if number is not None), default=None)
     if newest is None:
         return mine, numbers, None
     holder = rounds.index(newest)
-    trunk = worker.trunk() if worker is not None and rounds[peers.rank] == newest else None
+    trunk = here[-best[1]].trunk() if best is not None and best[0] == newest else None
     lacking = [rank for rank, number in enumerate(rounds) if number != newest]
     message = trunk.pack() if trunk is not None and peers.rank == holder and lacking else b""
     size = max(_gathered(peers, len(message)))

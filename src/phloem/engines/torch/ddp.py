@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import struct
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,20 @@ import torch.distributed as dist
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
-from phloem.codecs.registry import codec_from
-from phloem.engines.torch import owing, saving
-from phloem.engines.torch.balance import Balance
-from phloem.engines.torch.buffers import array_of, done, future_on, shares_memory
+from phloem.engines.torch import owing, reduction, saving
+from phloem.engines.torch.buffers import (
+    array_of,
+    done,
+    future_on,
+    shares_memory,
+)
 from phloem.engines.torch.choosing import Trial
 from phloem.engines.torch.lanes import Lanes
 from phloem.engines.torch.peers import Peers, Traffic
-from phloem.engines.torch.reduce import Pair, PlainMean
 from phloem.engines.torch.settings import Settings
-from phloem.engines.torch.thin import ThinMean
 from phloem.errors import ConfigError, StateError
 from phloem.kernels import threads
-from phloem.tensors import Array, Layout, state_digest
+from phloem.tensors import Layout, state_digest
 
 _LANES = 2
 _log = logging.getLogger("phloem")
@@ -52,19 +53,17 @@ class Compressed:
         timeout_seconds: float,
     ) -> None:
         self.settings, self.step = settings, 0
-        self._scaler, self._scale = scaler, 1.0
-        self._names = {id(parameter): name for name, parameter in _trained(model)}
-        self._parameters = [parameter for _, parameter in _trained(model)]
+        self._scaler = scaler if scaler is not None and scaler.is_enabled() else None
+        self._scale = 1.0 if self._scaler is None else float(self._scaler.get_scale())
+        self._model = model
+        self._parameters = dict(_trained(model))
+        self._names = {id(parameter): name for name, parameter in self._parameters.items()}
         self._group = model.process_group
-        self._skips_unused = bool(model.find_unused_parameters)
         self.peers = Peers(self._group, timeout_seconds)
-        shapes = {name: tuple(parameter.shape) for name, parameter in _trained(model)}
-        up, down = codec_from(settings.up), codec_from(settings.down)
-        self._owed = owing.Owed()
-        self._balance = Balance() if settings.optimizer == "adam" else None
-        self._mean: PlainMean | ThinMean = PlainMean(self.peers, shapes, Pair(up, down), seed)
-        if settings.rank:
-            self._mean = ThinMean(self.peers, shapes, settings.rank, Pair(up, down), Pair(up, down), seed)
+        shapes = {name: tuple(parameter.shape) for name, parameter in self._parameters.items()}
+        skips_unused = bool(model.find_unused_parameters)
+        self._reduction = reduction.Reduction(self.peers, self._parameters, settings, skips_unused, seed)
+        self._owed = self._reduction.owed
         self._wide = torch.float32
         if self.peers.world > 1:
             self._agree(shapes, seed)
@@ -72,8 +71,9 @@ class Compressed:
         self._trial = Trial() if settings.free else None
         self._lanes = Lanes(_LANES)
         self._flying: list[Future[str | None]] = []
-        self._late: dict[str, Array] = {}
+        self._plain: list[tuple[torch.futures.Future[torch.Tensor], torch.Tensor]] = []
         self._began: float | None = None
+        self._steps_here = 0  # since this process began, or has loaded a state
         self.dense_steps = 0
 
     def _agree(self, shapes: Mapping[str, tuple[int, ...]], seed: int) -> None:
@@ -97,7 +97,7 @@ class Compressed:
 
     def _narrowest(self) -> torch.dtype:
         """bfloat16, where the group can sum it (gloo could not in every version of torch)."""
-        device = self._parameters[0].device
+        device = next(iter(self._parameters.values())).device
         try:
             dist.all_reduce(torch.zeros(2, dtype=torch.bfloat16, device=device), group=self._group)
         except RuntimeError:
@@ -125,25 +125,19 @@ class Compressed:
         """Whether the step of now is compressed: not in the warm-up, and not where sending all is faster."""
         if self.step < self.settings.warmup:
             return False
-        return self._trial is None or self._trial.compresses(self.step - self.settings.warmup)
+        return self._trial is None or self._trial.compresses(self._steps_here)
 
     def _begin(self) -> None:
         now = time.perf_counter()
         if self._trial is not None and self._began is not None:
-            done = self.step - 1 - self.settings.warmup
-            self._trial.measured(done, now - self._began)
-            if self._trial.ends_before(done + 1):
+            self._trial.measured(self._steps_here - 1, now - self._began)
+            if self._trial.ends_before(self._steps_here):
                 self._decide(self._trial)
         self._began = now
-        if not self.compresses:
-            self._late |= self._owed.settle()
-        if self._scaler is not None and self._scaler.is_enabled():
+        if self._scaler is not None:
             scale = float(self._scaler.get_scale())
             if scale != self._scale:
-                self._owed.scale(scale / self._scale)
-                self._mean.sharded.steps.clear()
-                if self._balance is not None:
-                    self._balance.scale(scale / self._scale)
+                self._reduction.rescale(scale / self._scale)
                 self._scale = scale
 
     def _decide(self, trial: Trial) -> None:
@@ -160,19 +154,51 @@ class Compressed:
             )
 
     def _end(self) -> None:
-        """Waits for the step's buckets; raises what went wrong in the first that failed."""
+        """Waits for the step's buckets and lets what they changed count; raises what went wrong, if something did."""
         flying, self._flying = self._flying, []
         broken = [reason for reason in [future.result() for future in flying] if reason]
-        if broken and self._scaler is None:
-            raise StateError(
-                f"a gradient holds NaN or infinity, no rank has applied the step: {broken[0]}",
-                hint="with a GradScaler, pass it as scaler=; else check the learning rate",
-            )
+        broken += self._plain_broken()
+        if not broken:
+            self._owed.commit()
+        else:
+            self._owed.discard()
+            if self._scaler is None:
+                raise StateError(
+                    f"a gradient holds NaN or infinity, no rank has applied the step: {broken[0]}",
+                    hint="with a GradScaler, pass it as scaler=; else check the learning rate, and start again",
+                )
         every = self.settings.check_every
-        if every and self.peers.world > 1 and self.step % every == every - 1:
+        joining = getattr(
+            self._model, "_join_config", None
+        )  # ranks without data are behind until all have joined
+        if (
+            every
+            and self.peers.world > 1
+            and self.step % every == every - 1
+            and not getattr(joining, "enable", False)
+        ):
             self._check()
         self.dense_steps += not self.compresses
         self.step += 1
+        if self.step > self.settings.warmup:
+            self._steps_here += 1
+
+    def _plain_broken(self) -> list[str]:
+        """Waits for what travels as it is. Whether it is finite is looked at where a residual is at stake."""
+        plain, self._plain = self._plain, []
+        broken = []
+        for future, buffer in plain:
+            try:
+                future.wait()
+            except RuntimeError as error:
+                gone = ", ".join(f"rank {rank}" for rank in self.peers.gone()) or "a rank"
+                raise StateError(
+                    f"rank {self.peers.rank}: {gone} is gone, or did not send its gradient in time",
+                    hint="see its own output",
+                ) from error
+            if self._owed.is_open and not bool(torch.isfinite(buffer).all()):
+                broken.append("a bucket that travels as it is")
+        return broken
 
     def _check(self) -> None:
         """All ranks hold the same bits.
@@ -180,7 +206,7 @@ class Compressed:
         Raises:
             StateError: one does not; it is named.
         """
-        state = {str(n): p.detach().float().cpu().numpy() for n, p in enumerate(self._parameters)}
+        state = {name: p.detach().float().cpu().numpy() for name, p in self._parameters.items()}
         digests = self.peers.gather(bytes.fromhex(state_digest(state))[:8], 8)
         others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
         if others:
@@ -194,7 +220,7 @@ class Compressed:
         buffer = bucket.buffer()
         with torch.no_grad():
             for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
-                late = self._late.pop(self._names[id(parameter)], None)
+                late = self._owed.pay(self._names[id(parameter)])
                 if late is not None:
                     gradient.add_(torch.from_numpy(late).to(gradient.device, gradient.dtype))
             tiny = buffer.numel() < self.settings.dense_below
@@ -205,13 +231,15 @@ class Compressed:
         future: torch.futures.Future[torch.Tensor] = work.get_future().then(
             lambda done: buffer.copy_(done.value()[0])
         )
+        self._plain.append((future, buffer))
         return future
 
     def _compressed(self, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
         buffer, gradients = bucket.buffer(), bucket.gradients()
         names = tuple(self._names[id(parameter)] for parameter in bucket.parameters())
         tags = [self.peers.tag() for _ in range(4 if self.settings.rank else 2)]
-        owed = [self._owed.of(name, self._mean.shapes[name]) for name in names]
+        number = (self.step << 12) + bucket.index()
+        owed = [self._owed.begin(name, self._reduction.shapes[name]) for name in names]
         on_host = buffer.device.type == "cpu"
         future = future_on(buffer.device)
         ready = None
@@ -226,7 +254,7 @@ class Compressed:
                     ready.synchronize()
                 with torch.no_grad(), threads.at_least(kernel_threads):
                     arrays = [array_of(gradient) for gradient in gradients]
-                    broken = self._reduced(names, arrays, owed, tags)
+                    broken = self._reduction.mean(names, arrays, owed, tags, number)
                     for gradient, array in zip(gradients, arrays, strict=True):
                         if not shares_memory(gradient, array):
                             gradient.copy_(torch.from_numpy(array))
@@ -239,19 +267,6 @@ class Compressed:
         self._flying.append(self._lanes.submit(carry))
         return future
 
-    def _reduced(
-        self, names: tuple[str, ...], arrays: Sequence[Array], owed: Sequence[Array], tags: Sequence[int]
-    ) -> str | None:
-        """The mean, in frames of gradient ÷ scale where the optimizer divides by it, too."""
-        if self._balance is None:
-            return self._mean.mean(names, arrays, owed, tags)
-        self._balance.divide(names, arrays, owed)
-        broken = self._mean.mean(names, arrays, owed, tags)
-        self._balance.multiply(names, arrays, owed)
-        if broken is None:
-            self._balance.look(names, arrays)
-        return broken
-
     # -- what it cost ----------------------------------------------------------------------------------------
 
     @property
@@ -262,7 +277,7 @@ class Compressed:
     @property
     def codec_seconds(self) -> float:
         """What encoding and decoding took, all lanes together."""
-        return self._mean.sharded.codec_seconds
+        return self._reduction.codec_seconds
 
     # -- saved and restored ----------------------------------------------------------------------------------
 
@@ -271,17 +286,13 @@ class Compressed:
 
         Call it between two steps.
         """
-        inverse = np.float32(1.0 / self._scale)
         return {
             "kind": "phloem.torch residuals",
             "version": owing.VERSION,
             "ranks": self.peers.world,
             "rank": self.peers.rank,
             "step": self.step,
-            "own": {name: torch.from_numpy(array * inverse) for name, array in self._owed.own.items()},
-            "right": {name: torch.from_numpy(array * inverse) for name, array in self._mean.right.items()},
-            "squares": {} if self._balance is None else self._balance.saved(1.0 / self._scale),
-            "steps": {key: step * float(inverse) for key, step in self._mean.sharded.steps.items()},
+            **self._reduction.saved(self._scale),
         }
 
     def load_state_dict(self, states: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> None:
@@ -293,7 +304,7 @@ class Compressed:
             ConfigError: it is no such state, or that of another rank or number of ranks, alone.
             StateError: another version or model, or a rank's state is missing. Nothing changed.
         """
-        shapes = self._mean.shapes
+        shapes = self._reduction.shapes
         if isinstance(states, Mapping):
             owing.check(states, shapes)
             if (states["ranks"], states["rank"]) != (self.peers.world, self.peers.rank):
@@ -302,18 +313,14 @@ class Compressed:
                     f"{self.peers.rank} of {self.peers.world}",
                     hint="where the number of ranks has changed, give the states of all of them as a list",
                 )
-            owed, last = owing.Owed(_arrays(states["own"])), states
+            own, last = reduction.arrays_of(states["own"]), states
         else:
             seen: list[Mapping[str, Any]] = []
-            owed, last = owing.Owed(owing.merged(_seen(states, seen), shapes)), seen[0]
-        owed.scale(self._scale)
-        right = owing.Owed(_arrays(last["right"]))
-        right.scale(self._scale)
-        self._owed, self.step = owed, int(last["step"])
-        self._mean.right = right.own
-        if self._balance is not None:
-            self._balance.load(last["squares"], self._scale)
-        self._mean.sharded.steps = {key: step * self._scale for key, step in last["steps"].items()}
+            own, last = owing.merged(_seen(states, seen), shapes), seen[0]
+        self._reduction.load(own, last, self._scale)
+        self.step, self._steps_here, self._began = int(last["step"]), 0, None
+        if self._trial is not None:
+            self._trial = Trial()
 
     def save(self, folder: str | Path) -> None:
         """Writes what this rank owes into `folder`, which all ranks may share; call it at every rank.
@@ -339,11 +346,8 @@ class Compressed:
 
 
 def _trained(model: DistributedDataParallel) -> list[tuple[str, torch.nn.Parameter]]:
-    return [(name, p) for name, p in model.module.named_parameters() if p.requires_grad]
-
-
-def _arrays(tensors: Mapping[str, Any]) -> dict[str, Array]:
-    return {name: np.array(tensor, np.float32) for name, tensor in tensors.items()}
+    ignored = getattr(model, "parameters_to_ignore", ())
+    return [(n, p) for n, p in model.module.named_parameters() if p.requires_grad and n not in ignored]
 
 
 def _seen(states: Iterable[Mapping[str, Any]], seen: list[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import nn
 
 from phloem import canonical
+from phloem.codecs.config import check_number
 from phloem.engines.torch.commits import Own, Trunk, Worker, meet, shared_start
 from phloem.engines.torch.peers import TIMEOUT_SECONDS, Peers, Traffic
 from phloem.engines.torch.settings import codecs_of
@@ -117,6 +118,8 @@ class LocalSGD:
         self._model, self._optimizer = model, optimizer
         self._up, _ = codecs_of(bits, None, codec, effort, DEFAULT_BITS)
         self._rule = MergeRule(division, _outer(outer))
+        if clip_norm is not None:
+            check_number("LocalSGD", "clip_norm", clip_norm, 1e-12, 1e12)
         self._clip_norm, self._seed = clip_norm, seed
         self.peers = Peers(group, timeout_seconds)
         state = state_of(model)
@@ -129,9 +132,11 @@ class LocalSGD:
         self._coordinator = self._coordinator_at(trunk, state)
         self._site, memory = self._site_at(trunk)
         unpack_optimiser(optimizer, self._names, memory)
-        self._order()
+        flying = not self._order()
         if self._disk is not None:
             self._keep_trunk(self._disk)
+        if any(self.peers.gather(bytes([flying]), 1)[rank] != b"\0" for rank in range(self.peers.world)):
+            self._finish()
 
     # -- the loop --------------------------------------------------------------------------------------------
 
@@ -159,9 +164,15 @@ class LocalSGD:
 
     def merge(self) -> Merged:
         """Merges now, whatever the count. Every rank must."""
+        return self._merged(self._site.reply(self._trained(), self.every))
+
+    def _finish(self) -> None:
+        """Merges the updates that a crash has left under way, without those that it has taken along."""
+        self._merged(self._site.reply(None))
+
+    def _merged(self, message: bytes) -> Merged:
         started, before = time.perf_counter(), replace(self.peers.traffic)
         number = self._coordinator.round
-        message = self._site.reply(self._trained(), self.every)
         if self._disk is not None:
             self._keep_own(self._disk)
         most = 2 * limits_for(self._layout)["max_frame_bytes"]
@@ -192,13 +203,17 @@ class LocalSGD:
             result.state,
         )
 
-    def _order(self) -> None:
-        """Lets the own site take the trunk's last step, and the model with it."""
+    def _order(self) -> bool:
+        """Lets the own site take the trunk's last step, and the model with it; whether it trains from here.
+
+        It does not where its update of this very round is still under way.
+        """
         here = {str(worker) for worker in self._numbers}
         orders = self._coordinator.orders(here, here)
-        self._site.receive(orders[str(self.worker)])
+        work = self._site.receive(orders[str(self.worker)])
         load_state(self._model, self._site.at.state)
         self._loaded = None if self._is_float32() else state_of(self._model)
+        return work.train
 
     def _trained(self) -> State:
         """The model's state, and in a narrower type than float32 the trunk plus what the steps changed."""
@@ -302,6 +317,8 @@ def _outer(outer: str | Mapping[str, Any] | ServerOptimizer) -> ServerOptimizer:
         return outer
     if isinstance(outer, str):
         return ServerOptimizer(outer, 0.7, 0.9) if outer == "nesterov" else ServerOptimizer(outer)
+    if not isinstance(outer, Mapping):
+        raise ConfigError(f"'outer' must be a name or a table, found {outer!r:.60}")
     return from_table(ServerOptimizer, dict(outer), "outer")
 
 

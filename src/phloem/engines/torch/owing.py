@@ -6,12 +6,14 @@ the mean of what all ranks owe. Another number of ranks keeps that: each starts 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from phloem.engines.torch.buffers import values_of
 from phloem.errors import ConfigError, StateError
 from phloem.tensors import Array
 
@@ -22,27 +24,55 @@ VERSION = 1
 class Owed:
     """One rank's residuals, float32, in the unit of gradients as they come: scaled, where there is a loss scale.
 
+    A step's changes count once all of its buckets are through: `commit`, or `discard` where one of them was broken.
+
     Attributes:
         own: by parameter, what this rank's frames lost and what the means lost that it had made.
     """
 
     own: dict[str, Array] = field(default_factory=dict)
+    _pending: dict[str, Array] = field(default_factory=dict)
+    _paid: dict[str, Array] = field(default_factory=dict)
+    _spare: dict[str, Array] = field(default_factory=dict)
 
-    def of(self, name: str, shape: tuple[int, ...]) -> Array:
-        """A parameter's residual, to be changed in place."""
-        if name not in self.own:
-            self.own[name] = np.zeros(shape, np.float32)
-        return self.own[name]
+    def begin(self, name: str, shape: tuple[int, ...]) -> Array:
+        """A copy of a parameter's residual, to be changed in place: what is owed after the step."""
+        array = self._spare.pop(name, None)
+        if array is None:
+            array = np.empty(shape, np.float32)
+        np.copyto(array, self.own.get(name, np.float32(0.0)))
+        self._pending[name] = array
+        return array
+
+    def pay(self, name: str) -> Array | None:
+        """A parameter's residual, to be added to its gradient: then nothing is owed of it."""
+        if name in self.own:
+            self._paid[name] = self.own.pop(name)
+        return self._paid.get(name)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a step is under way that changes something."""
+        return bool(self._pending or self._paid)
+
+    def commit(self) -> None:
+        """The step is through."""
+        for name, array in self._pending.items():
+            if name in self.own:
+                self._spare[name] = self.own[name]
+            self.own[name] = array
+        self._pending, self._paid = {}, {}
+
+    def discard(self) -> None:
+        """The step is not applied: what was owed before it is owed again."""
+        self._spare |= self._pending
+        self.own |= self._paid
+        self._pending, self._paid = {}, {}
 
     def scale(self, factor: float) -> None:
         """Multiplies everything: the loss scale has changed."""
         for array in self.own.values():
             array *= np.float32(factor)
-
-    def settle(self) -> dict[str, Array]:
-        """All that is owed, for this rank to add to its next gradient; then nothing is owed."""
-        late, self.own = self.own, {}
-        return late
 
 
 def merged(states: Iterable[Mapping[str, Any]], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
@@ -64,7 +94,7 @@ def merged(states: Iterable[Mapping[str, Any]], shapes: Mapping[str, tuple[int, 
             raise StateError(f"the residual of rank {state['rank']} came twice")
         seen.add(state["rank"])
         for name, array in state["own"].items():
-            total[name] += np.asarray(array, np.float64) / state["ranks"]
+            total[name] += values_of(array, np.float64) / state["ranks"]
     if first is None or len(seen) != first["ranks"]:
         found = "none" if first is None else f"{len(seen)} of {first['ranks']}"
         raise StateError(
@@ -93,3 +123,19 @@ def check(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> No
             raise StateError(
                 f"the residual of '{name}' has the shape {tuple(array.shape)}, the parameter {tuple(shapes[name])}"
             )
+    for name, array in state["right"].items():
+        if name not in shapes or len(array) != math.prod(shapes[name][1:]):
+            raise StateError(f"the directions of '{name}' belong to another model")
+    for key, values in state["squares"].items():
+        part, _, name = key.partition("/")
+        shape = shapes.get(name)
+        if shape is None:
+            raise StateError(f"the sizes of '{name}' belong to another model")
+        rows, columns = matrix_of(shape)
+        if part != "looks" and len(values) != (rows if part == "rows" else columns):
+            raise StateError(f"the sizes of '{name}' belong to another model")
+
+
+def matrix_of(shape: tuple[int, ...]) -> tuple[int, int]:
+    """The rows and columns that a parameter is seen as; a vector is one row."""
+    return (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, math.prod(shape))

@@ -100,8 +100,10 @@ class Peers:
         """Every rank's message, in the order of ranks; each has at most `most` bytes.
 
         Raises:
-            StateError: as `Exchange.finish`.
+            StateError: as `Exchange.finish`. ConfigError: the own message is longer.
         """
+        if len(message) > most:  # gloo would end the receiver's process
+            raise ConfigError(f"a message of {len(message)} bytes, where {most} are the most")
         others = [rank for rank in range(self.world) if rank != self.rank]
         tag = self.tag() if tag is None else tag
         exchange = self.open(tag, dict.fromkeys(others, most))
@@ -127,6 +129,26 @@ class Peers:
                         f"{mine!r:.200} at rank 0",
                         hint="start every rank with the same program and settings",
                     )
+
+    def gone(self, seconds: float = 5.0) -> list[int]:
+        """The ranks that do not answer a word in so many seconds; asked by all who are left, at the end."""
+        until = time.monotonic() + seconds
+        asked: list[tuple[int, Exchange]] = []
+        missing = []
+        for rank in range(self.world):
+            if rank != self.rank:
+                try:
+                    asked.append((rank, self.open(_TAGS, {rank: 1})))
+                    asked[-1][1].send(b"?", rank)
+                except StateError:
+                    missing.append(rank)
+        for rank, exchange in asked:
+            if rank not in missing:
+                try:
+                    exchange.finish(max(0.001, until - time.monotonic()))
+                except StateError:
+                    missing.append(rank)
+        return sorted(missing)
 
     def close(self) -> None:
         """Lets go of the group; every rank does so once it needs the others no more."""
@@ -182,15 +204,15 @@ class Exchange:
             self._waits.append((rank, self._work(dist.isend, packed, rank)))
             self._peers.count(_LENGTH + len(message), 0, 0.0)
 
-    def finish(self) -> dict[int, bytes]:
-        """The other ranks' messages, once all have come and all of this rank's have left.
+    def finish(self, seconds: float | None = None) -> dict[int, bytes]:
+        """The other ranks' messages, once all have come and all of this rank's have left; waits so long at most.
 
         Raises:
             StateError: a rank is gone, or did not send in time; it is named.
         """
         started = time.perf_counter()
         for rank, (work, _) in self._waits:
-            left = max(0.001, self._peers.seconds - (time.perf_counter() - started))
+            left = max(0.001, (seconds or self._peers.seconds) - (time.perf_counter() - started))
             try:
                 work.wait(datetime.timedelta(seconds=left))
             except RuntimeError as error:

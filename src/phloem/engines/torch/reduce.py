@@ -41,6 +41,7 @@ SLACK = 0.5
 #: larger residual, which makes the next frame larger: at 0.5 sizes swing by a fifth from frame to frame.
 _DAMPED = 0.3
 _SMALLEST = 24.0
+_LONGEST_WORDS = 1000
 
 
 @dataclass(frozen=True)
@@ -86,18 +87,19 @@ class ShardedMean:
         self.steps: dict[str, float] = {}  # of the last frames: a first guess for the next
         self.codec_seconds = 0.0
 
-    def open(self, tensors: Tensors, tags: Sequence[int]) -> Legs:
+    def open(self, tensors: Tensors, tags: Sequence[int], number: int) -> Legs:
         """Both legs of an exchange, ready to take what the others send: the earlier, the sooner they may send.
 
         gloo asks the receiver first, which costs a round trip where nothing waits for the message yet. Takes two
-        `tags`, the same at every rank, and of nobody else. What was opened must be used.
+        `tags`, the same at every rank, and of nobody else. What was opened must be used. `number` is where random
+        numbers come from: that of no other exchange.
         """
         rank, world = self.peers.rank, self.peers.world
         mine = tensors.shards.get(rank)
         others = [other for other in range(world) if other != rank] if mine else []
         up = self.peers.open(tags[0], {other: _most(mine) for other in others} if mine else {})
         owners = {owner: _most(shard) for owner, shard in tensors.shards.items() if owner != rank}
-        return Legs(up, self.peers.open(tags[1], owners), tags[0])
+        return Legs(up, self.peers.open(tags[1], owners), number)
 
     def mean(
         self,
@@ -202,7 +204,7 @@ class _Exchange:
         self, leg: str, codec: Codec, owed: tuple[Array, ...] | None, update: list[Array], shard: Shard
     ) -> tuple[bytes, Residual]:
         key = f"{leg}/{shard.owner}/{shard.layout.digest:.16}"
-        state = Residual(None if codec.unbiased else owed, None, self.mean.steps.get(key))
+        state = Residual(owed, None, self.mean.steps.get(key))
         seed = seed_for(self.mean.seed, key, self.rank, self.legs.number)
         frame, state = ef.send(state, update, codec, shard.layout, into=update, seed=seed, slack=SLACK)
         if isinstance(codec, Ecsq) and codec.bits is not None and state.step is not None:
@@ -211,7 +213,7 @@ class _Exchange:
         return frame, replace(state, forgives=codec.unbiased and not codec.lossless)
 
     def _words(self, message: str) -> bytes:
-        return _BROKEN + f"rank {self.rank}: {message}".encode()
+        return _BROKEN + f"rank {self.rank}: {message}"[:_LONGEST_WORDS].encode()
 
     # -- the owner's -----------------------------------------------------------------------------------------
 
@@ -273,7 +275,7 @@ class _Timed:
 
 def _most(shard: Shard) -> int:
     """More bytes than any message about a shard takes."""
-    return 2 * limits_for(shard.layout)["max_frame_bytes"] + 4096
+    return 2 * limits_for(shard.layout)["max_frame_bytes"] + (1 << 17)
 
 
 class PlainMean:
@@ -288,11 +290,17 @@ class PlainMean:
         self._buckets: dict[tuple[str, ...], Tensors] = {}
 
     def mean(
-        self, names: tuple[str, ...], arrays: Sequence[Array], owed: Sequence[Array], tags: Sequence[int]
+        self,
+        names: tuple[str, ...],
+        arrays: Sequence[Array],
+        owed: Sequence[Array],
+        tags: Sequence[int],
+        number: int,
     ) -> str | None:
         """Overwrites `arrays` with the mean of arrays + owed and `owed` with what this rank then owes; or says why not.
 
-        Where it says so, all values of `arrays` are NaN at every rank and `owed` is as it was. Takes two tags.
+        Where it says so, all values of `arrays` are NaN at every rank and `owed` is nothing to go on with. Takes two
+        tags, and a number of its own.
 
         Raises:
             StateError: a rank is gone, or did not answer in time.
@@ -306,5 +314,5 @@ class PlainMean:
                 np.copyto(array, less)
 
         tensors = self._buckets[names]
-        legs = self.sharded.open(tensors, tags)
+        legs = self.sharded.open(tensors, tags, number)
         return self.sharded.mean(tensors, arrays, owed, self.pair, legs, keep)

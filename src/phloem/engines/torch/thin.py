@@ -55,23 +55,29 @@ class ThinMean:
         self._buckets: dict[tuple[str, ...], _Bucket] = {}
 
     def mean(
-        self, names: tuple[str, ...], arrays: Sequence[Array], owed: Sequence[Array], tags: Sequence[int]
+        self,
+        names: tuple[str, ...],
+        arrays: Sequence[Array],
+        owed: Sequence[Array],
+        tags: Sequence[int],
+        number: int,
     ) -> str | None:
         """Overwrites `arrays` with the mean of arrays + owed and `owed` with what this rank then owes; or says why not.
 
-        Where it says so, all values of `arrays` are NaN at every rank and `owed` is as it was. Takes four tags.
+        Where it says so, all values of `arrays` are NaN at every rank and `owed` is nothing to go on with. Takes four
+        tags, and a number of its own.
 
         Raises:
             StateError: a rank is gone, or did not answer in time.
         """
         bucket = self._bucket(names)
-        first = self.sharded.open(bucket.first, tags[:2])
-        second = self.sharded.open(bucket.second, tags[2:])
+        first = self.sharded.open(bucket.first, tags[:2], 2 * number)
+        second = self.sharded.open(bucket.second, tags[2:], 2 * number + 1)
         for array, less in zip(arrays, owed, strict=True):
             np.add(array, less, out=array)
         wholes = [torch.from_numpy(arrays[place].reshape(size)) for place, size in bucket.thin.items()]
         left = [
-            np.ascontiguousarray((whole @ self._start(names[place], whole.shape[1], tags[0])).numpy())
+            np.ascontiguousarray((whole @ self._start(names[place], whole.shape[1], number)).numpy())
             for place, whole in zip(bucket.thin, wholes, strict=True)
         ]
         broken = self.sharded.mean(bucket.first, left, None, self.first, first, _forget)
@@ -135,7 +141,7 @@ class ThinMean:
             self._buckets[names] = _Bucket(thin, Tensors.of(left, ranks), Tensors.of(right | plain, ranks))
         return self._buckets[names]
 
-    def _start(self, name: str, columns: int, tag: int) -> torch.Tensor:
+    def _start(self, name: str, columns: int, number: int) -> torch.Tensor:
         """The directions to look in, n × r: those of the last step, each so long that its column of P has length 1.
 
         They need not be the same to the bit at all ranks: P is whatever the mean of the frames says.
@@ -148,7 +154,7 @@ class ThinMean:
         # nothing in it, or as good as another: a direction that is free to look elsewhere
         new = factors.diagonal().abs() <= 1e-3 * lengths
         if bool(new.any()):
-            rng = generator(self.seed, "directions", name, tag)
+            rng = generator(self.seed, "directions", name, number)
             fresh = rng.standard_normal((columns, int(new.sum())), np.float32) / np.float32(
                 math.sqrt(columns)
             )

@@ -1,0 +1,113 @@
+"""How one model's gradients are reduced, and all that a rank remembers of it from step to step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from phloem.codecs.registry import codec_from
+from phloem.engines.torch.balance import Balance
+from phloem.engines.torch.buffers import in_memory, in_order, values_of
+from phloem.engines.torch.owing import Owed
+from phloem.engines.torch.peers import Peers
+from phloem.engines.torch.reduce import Pair, PlainMean
+from phloem.engines.torch.settings import Settings
+from phloem.engines.torch.thin import ThinMean
+from phloem.tensors import Array
+
+
+class Reduction:
+    """The means of buckets, with what is owed of them."""
+
+    def __init__(
+        self,
+        peers: Peers,
+        parameters: Mapping[str, torch.nn.Parameter],
+        settings: Settings,
+        skips_unused: bool,
+        seed: int,
+    ) -> None:
+        """`skips_unused`: DDP does not apply the mean of a parameter that no rank has used."""
+        self.shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        self.owed = Owed()
+        self._parameters, self._skips_unused = dict(parameters), skips_unused
+        self._balance = Balance() if settings.optimizer == "adam" else None
+        pair = Pair(codec_from(settings.up), codec_from(settings.down))
+        self._mean: PlainMean | ThinMean = PlainMean(peers, self.shapes, pair, seed)
+        if settings.rank:
+            self._mean = ThinMean(peers, self.shapes, settings.rank, pair, pair, seed)
+
+    @property
+    def codec_seconds(self) -> float:
+        """What encoding and decoding took, all lanes together."""
+        return self._mean.sharded.codec_seconds
+
+    def mean(
+        self,
+        names: tuple[str, ...],
+        arrays: Sequence[Array],
+        owed: Sequence[Array],
+        tags: Sequence[int],
+        number: int,
+    ) -> str | None:
+        """Overwrites `arrays` with the mean of arrays + owed, and `owed` with what is owed then; or says why not.
+
+        Frames are made of gradient ÷ scale where the optimizer divides by it, too. Tags and number as in `PlainMean`.
+
+        Raises:
+            StateError: a rank is gone, or did not answer in time.
+        """
+        # Who has not used a parameter pays nothing for it this time: perhaps nobody has, and the mean is lost.
+        idle = [n for n, array in enumerate(arrays) if self._skips_unused and not array.any()]
+        waits = {n: owed[n].copy() for n in idle}
+        for n in idle:
+            owed[n].fill(0.0)
+        if self._balance is not None:
+            self._balance.divide(names, arrays, owed)
+        broken = self._mean.mean(names, arrays, owed, tags, number)
+        if self._balance is not None:
+            self._balance.multiply(names, arrays, owed)
+            if broken is None:
+                self._balance.look(names, arrays)
+        for n, array in waits.items():
+            owed[n] += array
+        return broken
+
+    def rescale(self, factor: float) -> None:
+        """Gradients are `factor` times as large from now on. What is divided by their size stays as it is."""
+        self.owed.scale(factor)
+        if self._balance is not None:
+            self._balance.scale(factor)
+        else:
+            sharded = self._mean.sharded
+            sharded.steps = {key: step * factor for key, step in sharded.steps.items()}
+
+    def saved(self, scale: float) -> dict[str, Any]:
+        """What there is to remember, of gradients before a loss scale: tensors and plain values."""
+        inverse = np.float32(1.0 / scale)
+        plain = np.float32(1.0) if self._balance is not None else inverse
+        own = {name: in_order(array, self._parameters[name]) for name, array in self.owed.own.items()}
+        return {
+            "own": {name: torch.from_numpy(array * inverse) for name, array in own.items()},
+            "right": {name: torch.from_numpy(array * plain) for name, array in self._mean.right.items()},
+            "squares": {} if self._balance is None else self._balance.saved(float(inverse)),
+            "steps": {key: step * float(plain) for key, step in self._mean.sharded.steps.items()},
+        }
+
+    def load(self, own: Mapping[str, Array], saved: Mapping[str, Any], scale: float) -> None:
+        """Continues from what `saved` gave, with the residual `own`."""
+        self.owed.own = {name: in_memory(array, self._parameters[name]) for name, array in own.items()}
+        plain = np.float32(1.0 if self._balance is not None else scale)
+        self._mean.right = {name: array * plain for name, array in arrays_of(saved["right"]).items()}
+        self._mean.sharded.steps = dict(saved["steps"])
+        if self._balance is not None:
+            self._balance.load(saved["squares"], 1.0)
+        self.rescale(scale)
+
+
+def arrays_of(tensors: Mapping[str, Any]) -> dict[str, Array]:
+    """Copies of tensors or arrays, by name."""
+    return {name: values_of(tensor, np.float32) for name, tensor in tensors.items()}
