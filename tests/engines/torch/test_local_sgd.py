@@ -331,3 +331,23 @@ def test_updates_that_frames_lose_come_with_the_next_ones() -> None:
         assert local.round == number
         local.merge()
     torch.testing.assert_close(weight.detach(), wanted)
+
+
+def decays(here: Here, *, decay: float) -> None:
+    here.begin()
+    model = small.built()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    local = LocalSGD(model, optimizer, every=1, bits=0.3, decay=decay)
+    small.loss_of(model, here.rank, 0).backward()
+    optimizer.step()
+    local.step()
+    owed = [torch.from_numpy(array).flatten() for array in local._site.at.residual.owed or ()]
+    here.say(owed=float(torch.cat(owed).norm()))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_of_a_residual_only_so_much_is_left_after_a_merge(ranks: Start) -> None:
+    whole, half = ([one.said["owed"] for one in ranks(2, decays, decay=decay)] for decay in (1.0, 0.5))
+    assert half == pytest.approx([0.5 * size for size in whole], rel=1e-6)
+    assert min(whole) > 0.0

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -78,6 +79,7 @@ class LocalSGD:
         effort: str = "fast",
         outer: str | Mapping[str, Any] | ServerOptimizer = "sgd",
         division: float = 1.0,
+        decay: float = 1.0,
         clip_norm: float | None = None,
         folder: str | Path | None = None,
         group: dist.ProcessGroup | None = None,
@@ -96,6 +98,8 @@ class LocalSGD:
             outer: the step on the merged update: "sgd" (learning rate 1), "nesterov" (0.7, momentum 0.9: dense
                 DiLoCo's), or a table {"name": …, "learning_rate": …, "momentum": …}.
             division: p of `phloem.rounds.merge.MergeRule`; 1 is the mean over the ranks that sent a coordinate.
+            decay: what is left of a rank's residual from one merge to the next. With coarse frames and a large outer
+                step less than 1 does better: see benchmarks/README.md, "DiLoCo".
             clip_norm: bounds the Euclidean norm of a rank's update.
             folder: where this rank writes down every merge; ranks of one machine may share it. Without one, a crash
                 loses the run.
@@ -120,7 +124,8 @@ class LocalSGD:
         self._rule = MergeRule(division, _outer(outer))
         if clip_norm is not None:
             check_number("LocalSGD", "clip_norm", clip_norm, 1e-12, 1e12)
-        self._clip_norm, self._seed = clip_norm, seed
+        check_number("LocalSGD", "decay", decay, 0.0, 1.0)
+        self._clip_norm, self._decay, self._seed = clip_norm, decay, seed
         self.peers = Peers(group, timeout_seconds)
         state = state_of(model)
         self._layout = Layout.of(state)
@@ -190,6 +195,8 @@ class LocalSGD:
         if self.worker in refused:  # whatever broke the weights is in the moments as well
             self._optimizer.state.clear()
         self._order()
+        for owed in self._site.at.residual.owed or ():
+            owed *= np.float32(self._decay)
         if self._disk is not None:
             self._keep_trunk(self._disk)
         now = self.peers.traffic
@@ -237,6 +244,7 @@ class LocalSGD:
             "the codec": self._up,
             "the merge": canonical.plain(self._rule),
             "clip_norm": self._clip_norm,
+            "decay": self._decay,
             "seed": self._seed,
         }
         self.peers.agree("local SGD", facts)
