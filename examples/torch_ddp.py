@@ -13,7 +13,7 @@ images, labels = images[rank::ranks].float() / 16, labels[rank::ranks]
 
 model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10))
 model = DistributedDataParallel(model)
-compressed = phloem.torch.compress_ddp(model, rank=16)  # the line
+compressed = phloem.torch.compress_ddp(model, matrix_rank=32)  # the line
 optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
 
 for _ in range(20):

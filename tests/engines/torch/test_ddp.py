@@ -28,7 +28,7 @@ EXACT, BFLOAT16 = 1e-5, 0.02
 
 def compressing(model: DistributedDataParallel, **options: Any) -> Compressed:
     """Small buckets too, and matrices as they are, where a test says nothing else."""
-    return compress_ddp(model, **{"dense_below": 0, "rank": 0, **options})
+    return compress_ddp(model, **{"dense_below": 0, "matrix_rank": 0, **options})
 
 
 def owed_by_all(compressed: Compressed) -> dict[str, Any]:
@@ -148,28 +148,28 @@ LOSSY: dict[str, dict[str, Any]] = {
     "down_bits": {"bits": 0.5, "down_bits": 2.0},
     "balanced": {"bits": 1.0, "effort": "balanced"},
     "sgd": {"bits": 0.7, "optimizer": "sgd"},
-    "thin-sgd": {"bits": 2.0, "rank": 4, "optimizer": "sgd"},
-    "defaults": {"bits": 3.0, "rank": 16, "kind": "wide"},
-    "thin": {"bits": 2.0, "rank": 4},
-    "thin-none": {"codec": "none", "rank": 2},
+    "thin-sgd": {"bits": 2.0, "matrix_rank": 4, "optimizer": "sgd"},
+    "defaults": {"bits": 3.0, "matrix_rank": 16, "kind": "wide"},
+    "thin": {"bits": 2.0, "matrix_rank": 4},
+    "thin-none": {"codec": "none", "matrix_rank": 2},
     "topk": {"codec": TOPK},
     "int8": {"codec": {"codec": "int8"}},
     "buckets": {"bits": 0.7, "ddp": {"bucket_cap_mb": 0.01}},
-    "thin-buckets": {"bits": 2.0, "rank": 2, "ddp": {"bucket_cap_mb": 0.01}},
+    "thin-buckets": {"bits": 2.0, "matrix_rank": 2, "ddp": {"bucket_cap_mb": 0.01}},
     "views": {"bits": 0.7, "ddp": {"gradient_as_bucket_view": True}},
     "static": {"bits": 0.7, "ddp": {"static_graph": True}},
     "autocast": {"bits": 0.7, "autocast": True},
     "warmup": {"bits": 0.7, "warmup": 2, "dense_in_float32": True},
     "warmup-thin-buckets": {
         "bits": 2.0,
-        "rank": 2,
+        "matrix_rank": 2,
         "warmup": 2,
         "dense_in_float32": True,
         "ddp": {"bucket_cap_mb": 0.01},
     },
     "tiny-buckets": {"bits": 0.7, "dense_below": 3000, "ddp": {"bucket_cap_mb": 0.002}},
     "channels_last": {"bits": 0.7, "kind": "conv"},
-    "channels_last-thin": {"bits": 2.0, "kind": "conv", "rank": 2},
+    "channels_last-thin": {"bits": 2.0, "kind": "conv", "matrix_rank": 2},
     "channels_last-views": {"bits": 0.7, "kind": "conv", "ddp": {"gradient_as_bucket_view": True}},
 }
 
@@ -235,8 +235,8 @@ WAYS: dict[str, list[list[list[int]]]] = {
 @pytest.mark.parametrize("rank", [0, 4])
 def test_unused_parameters_cost_nobody_anything(ranks: Start, ways: str, rank: int) -> None:
     options = {"kind": "branches", "ways": WAYS[ways], "ddp": {"find_unused_parameters": True}, "steps": 6}
-    assert followed(ranks, 3, **options, codec="none", rank=0)["off"] < EXACT
-    said = followed(ranks, 3, **options, bits=1.0, rank=rank)
+    assert followed(ranks, 3, **options, codec="none", matrix_rank=0)["off"] < EXACT
+    said = followed(ranks, 3, **options, bits=1.0, matrix_rank=rank)
     assert said["lost"] < EXACT < said["lacking"]
 
 
@@ -255,7 +255,7 @@ def test_a_free_choice_is_the_same_at_every_rank_and_what_was_owed_is_paid(ranks
     """At first every rank finds compression faster, later one of them does not."""
     trials = [[[1.0, 0.5], [1.0, 0.5]], [[1.0, 0.6], [1.0, 1.1]], [[1.0, 0.5], [1.0, 0.7]]]
     said = followed(
-        ranks, 3, rank=None, kind="wide", steps=16, trials=trials, dense_in_float32=True, check_every=3
+        ranks, 3, matrix_rank=None, kind="wide", steps=16, trials=trials, dense_in_float32=True, check_every=3
     )
     assert said["dense"] == 8, "before and in the first trial, in the second, after it"
     assert said["lost"] < EXACT
@@ -264,7 +264,7 @@ def test_a_free_choice_is_the_same_at_every_rank_and_what_was_owed_is_paid(ranks
 
 @pytest.mark.slow
 def test_a_free_choice_is_made_of_what_was_measured(ranks: Start) -> None:
-    said = followed(ranks, 2, rank=None, steps=20)
+    said = followed(ranks, 2, matrix_rank=None, steps=20)
     assert said["dense"] in (2 + 7, 20 - 7)
     assert said["lost"] < BFLOAT16
 
@@ -375,12 +375,12 @@ def ends_badly(here: Here, *, how: str, steps: int = 6, **options: Any) -> None:
 
 DYING: list[tuple[str, dict[str, Any]]] = [
     ("dies between steps", {"bits": 1.0}),
-    ("dies between steps", {"bits": 2.0, "rank": 2}),
+    ("dies between steps", {"bits": 2.0, "matrix_rank": 2}),
     ("dies between steps", {"bits": 1.0, "warmup": 99}),
     ("dies in its backward pass", {"bits": 1.0}),
     ("dies in its backward pass", {"bits": 1.0, "warmup": 99}),
     ("dies between two messages", {"bits": 1.0}),
-    ("dies between two messages", {"bits": 2.0, "rank": 2}),
+    ("dies between two messages", {"bits": 2.0, "matrix_rank": 2}),
 ]
 
 
@@ -435,13 +435,13 @@ DIFFERENCES: list[tuple[dict[str, Any], str]] = [
     ({"bits": 1.0, "down_bits": 1.5}, "the codec down is"),
     ({"codec": "int8"}, "the codec down is"),
     ({"bits": 1.0, "effort": "best"}, "the codec down is"),
-    ({"bits": 1.0, "rank": 3}, "the rank of thin matrices is 3 at rank 1, 0 at rank 0"),
+    ({"bits": 1.0, "matrix_rank": 3}, "matrix_rank is 3 at rank 1, 0 at rank 0"),
     ({"bits": 1.0, "warmup": 2}, "warmup is 2 at rank 1, 0 at rank 0"),
     ({"bits": 1.0, "dense_below": 9}, "dense_below is 9 at rank 1, 2048 at rank 0"),
     ({"bits": 1.0, "check_every": 0}, "check_every is 0 at rank 1, 100 at rank 0"),
     ({"bits": 1.0, "seed": 3}, "seed is 3 at rank 1, 0 at rank 0"),
     ({"bits": 1.0, "scaler": True}, "whether there is a scaler is True at rank 1, False at rank 0"),
-    ({"rank": None}, "the codec down is"),
+    ({"matrix_rank": None}, "the codec down is"),
 ]
 
 
@@ -449,7 +449,7 @@ def disagrees(here: Here) -> None:
     here.begin()
     model = DistributedDataParallel(small.built())
     for options, _ in DIFFERENCES:
-        mine = {"rank": 0, **options} if here.rank == 1 else {"rank": 0, "bits": 1.0}
+        mine = {"matrix_rank": 0, **options} if here.rank == 1 else {"matrix_rank": 0, "bits": 1.0}
         if mine.pop("scaler", False):
             mine["scaler"] = torch.amp.GradScaler("cpu")
         try:

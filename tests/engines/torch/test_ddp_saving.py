@@ -37,7 +37,7 @@ def trains(
     here.begin()
     model = DistributedDataParallel(small.built(), **ddp)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=10_000) if scaled else None
-    compressed = compress_ddp(model, **{"dense_below": 0, "rank": 0, **options}, scaler=scaler)
+    compressed = compress_ddp(model, **{"dense_below": 0, "matrix_rank": 0, **options}, scaler=scaler)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     if load is not None:
         model.module.load_state_dict(load_file(here.folder / f"{load}.safetensors"))
@@ -111,7 +111,7 @@ def mean_owed(compressed: Compressed, model: DistributedDataParallel) -> list[fl
 ONE_LAYOUT: dict[str, Any] = {"ddp": {"find_unused_parameters": True}}
 UNINTERRUPTED: dict[str, dict[str, Any]] = {
     "bits": {"bits": 0.7, **ONE_LAYOUT},
-    "thin": {"bits": 2.0, "rank": 4, "how": "own", **ONE_LAYOUT},
+    "thin": {"bits": 2.0, "matrix_rank": 4, "how": "own", **ONE_LAYOUT},
     "topk": {"codec": {"codec": "topk", "fraction": 0.1}, **ONE_LAYOUT},
     "qsgd": {"codec": "qsgd", **ONE_LAYOUT},
     "warmup": {"bits": 0.7, "warmup": 2, **ONE_LAYOUT},
@@ -244,8 +244,8 @@ def test_only_a_ddp_model_is_compressed_and_options_are_checked() -> None:
         ({"codec": {"codec": "topk", "fractions": 0.1}}, "fraction"),
         ({"bits": -1.0}, "bits"),
         ({"effort": "worst", "bits": 1.0}, "effort"),
-        ({"rank": -1}, "'rank' must be a whole number, from 0 to 256, found -1"),
-        ({"rank": 2.5}, "'rank' must be"),
+        ({"matrix_rank": -1}, "'matrix_rank' must be a whole number, from 0 to 256, found -1"),
+        ({"matrix_rank": 2.5}, "'matrix_rank' must be"),
         ({"warmup": True}, "'warmup' must be"),
         ({"dense_below": -3}, "'dense_below' must be"),
         ({"check_every": 1.5}, "'check_every' must be"),

@@ -30,7 +30,7 @@ def scaled(
     """
     here.begin()
     model = DistributedDataParallel(small.built(), **ddp)
-    options = {"dense_below": 0, "rank": 0, **options}
+    options = {"dense_below": 0, "matrix_rank": 0, **options}
     scales = torch.amp.GradScaler("cpu", init_scale=2.0**8, growth_interval=2, enabled=bool(scaler))
     compressed = compress_ddp(model, **options, scaler=None if scaler is None else scales)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
@@ -99,7 +99,7 @@ def test_with_a_scaler_a_step_is_skipped_whole_also_of_several_buckets(
     ranks: Start, layer: int, rank: int
 ) -> None:
     bad = {"rank": 2, "step": 4, "layer": layer}
-    skipping(ranks, bad, bits=1.0, rank=rank, ddp={"bucket_cap_mb": 0.01})
+    skipping(ranks, bad, bits=1.0, matrix_rank=rank, ddp={"bucket_cap_mb": 0.01})
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_without_a_scaler_every_rank_says_which_one_and_which_tensor(
     ranks: Start, scaler: bool | None, layer: int, rank: int
 ) -> None:
     bad = {"rank": 1, "step": 3, "layer": layer}
-    for one in ranks(3, scaled, scaler=scaler, bad=bad, ddp={}, bits=1.0, rank=rank):
+    for one in ranks(3, scaled, scaler=scaler, bad=bad, ddp={}, bits=1.0, matrix_rank=rank):
         assert one.error.startswith(
             "StateError: a gradient holds NaN or infinity, no rank has applied the step: rank 1"
         )

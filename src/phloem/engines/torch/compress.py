@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from phloem.engines.torch.ddp import Compressed
 from phloem.engines.torch.peers import TIMEOUT_SECONDS
-from phloem.engines.torch.settings import DEFAULT_BITS, DEFAULT_RANK, Settings, codecs_of
+from phloem.engines.torch.settings import DEFAULT_BITS, DEFAULT_MATRIX_RANK, Settings, codecs_of
 from phloem.errors import ConfigError
 
 #: Buckets of fewer values are reduced as they are: their frames would be mostly heads.
@@ -26,7 +26,7 @@ def compress_ddp(
     down_bits: float | None = None,
     codec: str | Mapping[str, Any] | None = None,
     effort: str = "fast",
-    rank: int | None = None,
+    matrix_rank: int | None = None,
     optimizer: str = "adam",
     warmup: int = 0,
     scaler: torch.amp.GradScaler | None = None,
@@ -41,14 +41,14 @@ def compress_ddp(
 
     Args:
         model: the `DistributedDataParallel` model, on gloo or NCCL; frames travel over a gloo group of their own.
-        rank: matrices travel as products of two thin ones of so many columns (PowerSGD, with compressed factors), the
+        matrix_rank: matrices travel as products of two thin ones of so many columns (PowerSGD, with compressed factors), the
             default; 0: as they are, which is for gradients without such a structure.
-        bits: wire bits per value that is sent, and leg (`ecsq`): of the thin matrices, or with rank 0 of the gradient.
-            Without `rank`, `bits` and `codec` the choice is free: bfloat16 and the defaults are timed on the first
+        bits: wire bits per value that is sent, and leg (`ecsq`): of the thin matrices, or with 0 of the gradient.
+            Without `matrix_rank`, `bits` and `codec` the choice is free: bfloat16 and the defaults are timed on the first
             steps, and the faster is taken, by all ranks alike.
         down_bits: those of the frames with the means; as `bits` if not given.
         codec: in place of `bits`, any codec by name or by its table: {"codec": "topk", "fraction": 0.01}.
-            As with rank 0.
+            As with `matrix_rank=0`.
         effort: of `ecsq`: "fast", "balanced" or "best".
         optimizer: what the gradients are for. "adam" (and its like, which divide by the root of the mean square): an
             error counts by its share of a row's and a column's size. "sgd": by its square.
@@ -69,11 +69,11 @@ def compress_ddp(
             f"expected a DistributedDataParallel model, found a {type(model).__name__}",
             hint="wrap it first: DistributedDataParallel(model)",
         )
-    free = rank is None and bits is None and codec is None
-    if rank is None:
-        rank = DEFAULT_RANK if codec is None else 0
+    free = matrix_rank is None and bits is None and codec is None
+    if matrix_rank is None:
+        matrix_rank = DEFAULT_MATRIX_RANK if codec is None else 0
     up, down = codecs_of(bits, down_bits, codec, effort, DEFAULT_BITS)
-    settings = Settings(up, down, rank, optimizer, warmup, dense_below, check_every, free)
+    settings = Settings(up, down, matrix_rank, optimizer, warmup, dense_below, check_every, free)
     compressed = Compressed(model, settings, scaler=scaler, seed=seed, timeout_seconds=timeout_seconds)
     # a lambda, for DDP compares annotations with types and ours are texts
     model.register_comm_hook(None, lambda _, bucket: compressed.hook(bucket))

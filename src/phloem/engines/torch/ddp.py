@@ -84,7 +84,7 @@ class Compressed:
             "the residuals' version": owing.VERSION,
             "the codec up": self.settings.up,
             "the codec down": self.settings.down,
-            "the rank of thin matrices": self.settings.rank,
+            "matrix_rank": self.settings.matrix_rank,
             "the optimizer": self.settings.optimizer,
             "warmup": self.settings.warmup,
             "dense_below": self.settings.dense_below,
@@ -237,7 +237,7 @@ class Compressed:
     def _compressed(self, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
         buffer, gradients = bucket.buffer(), bucket.gradients()
         names = tuple(self._names[id(parameter)] for parameter in bucket.parameters())
-        tags = [self.peers.tag() for _ in range(4 if self.settings.rank else 2)]
+        tags = [self.peers.tag() for _ in range(4 if self.settings.matrix_rank else 2)]
         number = (self.step << 12) + bucket.index()
         owed = [self._owed.begin(name, self._reduction.shapes[name]) for name in names]
         on_host = buffer.device.type == "cpu"

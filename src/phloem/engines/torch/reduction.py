@@ -37,8 +37,8 @@ class Reduction:
         self._balance = Balance() if settings.optimizer == "adam" else None
         pair = Pair(codec_from(settings.up), codec_from(settings.down))
         self._mean: PlainMean | ThinMean = PlainMean(peers, self.shapes, pair, seed)
-        if settings.rank:
-            self._mean = ThinMean(peers, self.shapes, settings.rank, pair, pair, seed)
+        if settings.matrix_rank:
+            self._mean = ThinMean(peers, self.shapes, settings.matrix_rank, pair, pair, seed)
 
     @property
     def codec_seconds(self) -> float:

@@ -11,8 +11,8 @@ from phloem.errors import ConfigError
 
 #: Under DDP where nobody says otherwise: columns of thin matrices, wire bits per value of these and leg. See
 #: benchmarks/README.md, "DDP".
-DEFAULT_BITS = 3.0
-DEFAULT_RANK = 16
+DEFAULT_BITS = 4.0
+DEFAULT_MATRIX_RANK = 32
 _OPTIMIZERS = ("adam", "sgd")
 _LARGEST_RANK = 256
 
@@ -23,7 +23,7 @@ class Settings:
 
     up: dict[str, Any]
     down: dict[str, Any]
-    rank: int
+    matrix_rank: int
     optimizer: str
     warmup: int
     dense_below: int
@@ -37,7 +37,7 @@ class Settings:
             ("warmup", None),
             ("dense_below", None),
             ("check_every", None),
-            ("rank", _LARGEST_RANK),
+            ("matrix_rank", _LARGEST_RANK),
         ):
             value = getattr(self, name)
             if type(value) is not int or value < 0 or (most is not None and value > most):
