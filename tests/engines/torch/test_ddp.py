@@ -441,7 +441,7 @@ DIFFERENCES: list[tuple[dict[str, Any], str]] = [
     ({"bits": 1.0, "check_every": 0}, "check_every is 0 at rank 1, 100 at rank 0"),
     ({"bits": 1.0, "seed": 3}, "seed is 3 at rank 1, 0 at rank 0"),
     ({"bits": 1.0, "scaler": True}, "whether there is a scaler is True at rank 1, False at rank 0"),
-    ({"matrix_rank": None}, "the codec down is"),
+    ({"matrix_rank": None}, "matrix_rank is 32 at rank 1, 0 at rank 0"),
 ]
 
 
