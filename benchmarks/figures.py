@@ -6,6 +6,7 @@ python benchmarks/figures.py
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def table() -> str:
             f"{100 * costs['share, sites at the same time']['median']:.1f} %",
         ),
     ]
-    rows += branches()
+    rows += [*ranks(), *branches()]
     lines = ["| figure | measured |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
     return "\n".join(lines) + "\n"
 
@@ -148,6 +149,27 @@ def branches() -> list[tuple[str, str]]:
         (
             "merges of eight branches stored in a sixteenth against exact ones, digits, points, all methods",
             f"at most {max(merges):.1f}",
+        ),
+    ]
+
+
+def ranks() -> list[tuple[str, str]]:
+    """The rows of torch.distributed."""
+    loss, steps = result("ddp-loss"), result("ddp-links-code-lm")["table"]
+    bits = [8 * row["sent_bytes"] / loss["steps"] / 853_120 for row in loss["table"]["phloem-32"]["runs"]]
+    exposed = [
+        f"{1e3 * steps[f'100mbit/{way}']['exposed']['median']:.0f} ms"
+        for way in ("bf16", "powersgd-16", "phloem-32")
+    ]
+    return [
+        (
+            f"DDP, four ranks, code-lm, {statistics.median(bits):.1f} bits per parameter sent (bfloat16: 24): loss after "
+            f"{loss['steps']} steps minus bfloat16's",
+            interval(loss["table"]["phloem-32"]["minus_bf16"], 3),
+        ),
+        (
+            "the same over 100 Mbit/s, what the line adds to a step: bfloat16 · PowerSGD of equal loss · Phloem",
+            " · ".join(exposed),
         ),
     ]
 
