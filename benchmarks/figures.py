@@ -163,7 +163,7 @@ def ranks() -> list[tuple[str, str]]:
     ]
     return [
         (
-            f"DDP, four ranks, code-lm, {statistics.median(bits):.1f} bits per parameter sent (bfloat16: 24): loss after "
+            f"DDP, four ranks, code-lm, {statistics.median(bits):.1f} bits per parameter sent: loss after "
             f"{loss['steps']} steps minus bfloat16's",
             interval(loss["table"]["phloem-32"]["minus_bf16"], 3),
         ),
