@@ -52,7 +52,7 @@ def compress_ddp(
         effort: of `ecsq`: "fast", "balanced" or "best".
         optimizer: what the gradients are for. "adam" (and its like, which divide by the root of the mean square): an
             error counts by its share of a row's and a column's size. "sgd": by its square.
-        warmup: so many first steps go uncompressed.
+        warmup: so many first steps travel in bfloat16 (float32 where the group cannot sum that).
         scaler: the GradScaler of the training loop: a step with an infinity then gives NaN at every rank, so that
             all of them skip it, and residuals follow its scale. Without one such a step raises an error.
         dense_below: buckets of fewer values are never compressed.

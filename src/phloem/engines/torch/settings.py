@@ -10,7 +10,7 @@ from phloem.codecs.registry import codec_from
 from phloem.errors import ConfigError
 
 #: Under DDP where nobody says otherwise: columns of thin matrices, wire bits per value of these and leg. See
-#: benchmarks/README.md, "DDP".
+#: benchmarks/README.md, "torch.distributed".
 DEFAULT_BITS = 4.0
 DEFAULT_MATRIX_RANK = 32
 _OPTIMIZERS = ("adam", "sgd")
