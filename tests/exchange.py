@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from phloem.rounds import events
-from phloem.rounds.coordinator import Coordinator, RoundResult
+from phloem.rounds.coordinator import Coordinator
 from phloem.rounds.merge import MergeRule
 from phloem.rounds.plan import Plan, limits_for
+from phloem.rounds.result import RoundResult
 from phloem.rounds.site import Site
 from phloem.seeds import generator
 from phloem.tensors import Layout, State, state_digest

@@ -62,7 +62,9 @@ def test_a_resolved_recipe_reads_back_identical(keys: dict[str, Any]) -> None:
 
 def test_every_default_is_written_out() -> None:
     table = recipe().to_json()
-    assert table["up"] == table["down"] == {"codec": "ecsq", "bits": 0.05, "effort": "fast"}
+    assert (table["compress"], table["up"], table["down"]) == ("auto", {}, {})
+    fixed = recipe(compress="fixed").to_json()
+    assert fixed["up"] == fixed["down"] == {"codec": "ecsq", "bits": 0.05, "effort": "fast"}
     assert table["server"] == {
         "name": "sgd", "learning_rate": 1.0, "momentum": 0.9, "beta2": 0.99, "epsilon": 0.001,
     }  # fmt: skip

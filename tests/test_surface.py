@@ -77,7 +77,7 @@ def _keys(cls: type[Any], where: str) -> Iterator[str]:
         arguments = typing.get_args(hint)
         nested = next((part for part in (hint, *arguments) if dataclasses.is_dataclass(part)), None)
         kind = hint if arguments or isinstance(hint, types.UnionType) else hint.__name__
-        shown = "" if nested is hint else f": {kind} = {default}".replace("phloem.recipe.", "")
+        shown = "" if nested is hint else f": {kind} = {default}".replace("phloem.recipe.tables.", "")
         yield f"{where}.{field.name}{shown}"
         if nested is not None and nested is not hint and nested.__name__ == "Link":
             continue

@@ -150,6 +150,8 @@ def table(
     for name, section in sections.items():
         whole = isinstance(section, dict) and name in recipe
         recipe[name] = {**recipe[name], **section} if whole else section
+    if recipe.get("compress") == "auto":
+        del recipe["up"], recipe["down"]
     return recipe
 
 

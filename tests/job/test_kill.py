@@ -126,6 +126,20 @@ def test_a_run_killed_at_many_random_writes_ends_the_same(
 
 
 @pytest.mark.slow
+def test_a_run_that_chooses_its_codecs_chooses_the_same_when_it_was_killed(tmp_path: Path) -> None:
+    auto: dict[str, Any] = {"compress": "auto", "run": {"snapshot_every": 2}}
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    whole.mkdir()
+    torn.mkdir()
+    finish(written(whole / "recipe.json", rounds=6, **auto), whole / "run")
+    found, died = killed_at_writes(torn, drawn_writes("auto", 9, 90), **auto)
+    assert died >= 4
+    assert found == outcome(whole / "run")
+    logs = [(folder / "run" / "decisions.jsonl").read_text() for folder in (whole, torn)]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.slow
 def test_a_run_killed_at_every_single_write_of_its_first_rounds_ends_the_same(
     tmp_path: Path, uninterrupted: Any
 ) -> None:

@@ -34,7 +34,8 @@ from phloem.ledger.folder import LedgerFolder
 from phloem.ledger.log import Log
 from phloem.ledger.party import Party
 from phloem.ledger.settings import LedgerSettings
-from phloem.rounds.coordinator import Coordinator, RoundResult
+from phloem.rounds.coordinator import Coordinator
+from phloem.rounds.result import RoundResult
 from phloem.rounds.site import Site
 from phloem.tlog.checkpoint import Checkpoint
 from phloem.tlog.keys import COSIGNATURE, Signer

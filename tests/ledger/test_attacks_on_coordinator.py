@@ -19,7 +19,7 @@ from phloem.ledger.findings import Verdict
 from phloem.ledger.notice import Word
 from phloem.ledger.party import change_key
 from phloem.ledger.record import Claim, Record
-from phloem.rounds.coordinator import RoundResult
+from phloem.rounds.result import RoundResult
 from phloem.tlog.keys import NOTE, Signer
 from phloem.wire.messages import Reply, Status
 

@@ -30,8 +30,9 @@ from phloem.ledger.log import Log
 from phloem.ledger.notice import Word
 from phloem.ledger.record import Record, member_statement
 from phloem.ledger.salts import Salt, Salts
-from phloem.rounds.coordinator import Coordinator, Received
+from phloem.rounds.coordinator import Coordinator
 from phloem.rounds.merge import WeightedMerge
+from phloem.rounds.result import Received
 from phloem.tensors import state_digest
 from phloem.tlog.keys import Signer
 from phloem.wire import frame as frames

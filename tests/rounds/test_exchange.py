@@ -12,7 +12,7 @@ from tests.exchange import INT8, NONE, Exchange, first_state, plan_of
 
 from phloem.codecs.registry import codec_from
 from phloem.errors import ConfigError, FormatError, StateError
-from phloem.rounds.choose import Timing
+from phloem.rounds.choose import FixedChoice
 from phloem.rounds.coordinator import Coordinator
 from phloem.rounds.merge import MergeRule, ServerOptimizer
 from phloem.rounds.plan import Choice, Later, Plan
@@ -219,13 +219,23 @@ def test_the_coordinator_and_the_sites_stand_again_where_they_were_saved(up: dic
     assert all(torn.agree(site) for site in EVERYONE)
 
 
+class Always(FixedChoice):
+    """One choice for everybody."""
+
+    def __init__(self, choice: Choice) -> None:
+        object.__setattr__(self, "choice", choice)
+
+    def __call__(self, site: str, round_number: int) -> Choice:
+        return self.choice
+
+
 def test_a_choice_of_the_coordinator_is_followed_inside_the_plan_and_refused_outside() -> None:
     exchange = Exchange(("ant",))
     sign = Choice({"codec": "sign"})
-    exchange.coordinator.chooser = lambda site, number, timings: sign
+    exchange.coordinator.chooser = Always(sign)
     message = exchange.reply("ant", exchange.orders()["ant"])
     assert Reply.unpack(message).frame[1] & 0x3F == 5
-    exchange.coordinator.chooser = lambda site, number, timings: Choice({"codec": "ecsq", "bits": 1.0})
+    exchange.coordinator.chooser = Always(Choice({"codec": "ecsq", "bits": 1.0}))
     with pytest.raises(ConfigError, match="codec 'ecsq' is not in the plan"):
         exchange.orders()
 
@@ -322,14 +332,6 @@ def test_attachments_travel_both_ways_and_are_counted_as_control() -> None:
     result = exchange.coordinator.close()
     assert result.attachments == {site: b"signed by " + site.encode() for site in EVERYONE}
     assert exchange.round().attachments == {}
-
-
-def test_timings_are_saved_so_that_an_adaptive_choice_resumes_alike() -> None:
-    first, second = Exchange(), Exchange()
-    first.coordinator.timings["ant"] = (Timing(0, 1000, 0.25, 0.01), Timing(1, 900, 0.2))
-    facts, arrays, state = first.coordinator.save()
-    second.coordinator.load(facts, arrays, state, [])
-    assert second.coordinator.timings == first.coordinator.timings
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def new_command(
     from phloem.recipe import load_recipe
 
     make_importable(recipe)
-    loaded = load_recipe(recipe, tuple(set_ or ()))
+    loaded = load_recipe(recipe, tuple(set_ or ())).timed(measured=True)
     if sites is not None:
         loaded = loaded.with_sites([name.strip() for name in sites.split(",")])
     name, _ = host_of(host)

@@ -25,6 +25,7 @@ from phloem.cli import (
     keys,
     ledger,
     models,
+    planning_commands,
     sharing,
     upkeep,
     witness,
@@ -264,6 +265,7 @@ def report_command(
 
 
 file_commands.add_to(app)
+planning_commands.add_to(app)
 compress.add_to(app)
 flower.add_to(app)
 for module in (history, models, upkeep, sharing, ledger, witness, anchor, keys):

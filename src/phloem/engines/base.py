@@ -15,12 +15,14 @@ class Answer:
     """A site's answer to one order: the reply's bytes, and what it took to make them.
 
     `metrics` is what the site's training reported, where the engine can see it; it does not travel.
+    `turnaround_seconds` is how long the coordinator waited from sending the order, where something was in between.
     """
 
     message: bytes
     train_seconds: float
     codec_seconds: float
     metrics: dict[str, float]
+    turnaround_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

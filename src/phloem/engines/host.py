@@ -22,6 +22,7 @@ from phloem.engines.base import Answer
 from phloem.engines.shelf import Shelf, read_tensors
 from phloem.engines.start import check_start, read_start
 from phloem.errors import ConfigError
+from phloem.planner import levels
 from phloem.recipe import Recipe
 from phloem.rounds import events
 from phloem.rounds.merge import MergeRule
@@ -38,16 +39,18 @@ from phloem.wire.messages import Reply, Status
 def plan_for(recipe: Recipe, state: State) -> Plan:
     """The plan of a recipe: every party derives the same one from the recipe and the first state."""
     layout = Layout.of(state)
-    configs = (recipe.up, recipe.down, *(c for stage in recipe.later for c in (stage.up, stage.down)))
-    names = {str(config["codec"]) for config in configs}
+    up, down = recipe.codecs
+    configs: list[Mapping[str, Any]] = [up, down]
+    configs += [c for stage in recipe.later for c in (stage.up, stage.down)]
+    names = {str(config["codec"]) for config in configs + (levels.configs() if recipe.adapts else [])}
     return Plan(
         run=recipe.name,
         seed=recipe.seed,
         sites=recipe.sites.all,
         layout=layout.digest,
         initial_state=state_digest(state),
-        up=recipe.up,
-        down=recipe.down,
+        up=up,
+        down=down,
         codecs=tuple(sorted(names | {"lossless"})),
         later=tuple(recipe.later),
         merge=MergeRule(recipe.rounds.division, recipe.server),
@@ -113,6 +116,7 @@ class Host:
         self.memory: dict[str, Memory] = {name: {} for name in sites}
         self.shelf: Shelf | None = None
         self.spills = False
+        self.measures = recipe.adapt.clock == "measured"
         self._moved: set[str] = set()  # sites that own something else than the shelf has
 
     def deliver(self, name: str, order: bytes) -> Answer:
@@ -136,7 +140,11 @@ class Host:
             start, self.shards[name], self.memory[name], seed, site=name, keep=site.kept.by_name()
         )
         finished = time.perf_counter()
-        message = site.reply(trained, examples)
+
+        def spent() -> tuple[float, float, float]:
+            return finished - received, time.perf_counter() - finished, received - started
+
+        message = site.reply(trained, examples, spent=spent if self.measures else None)
         if Reply.unpack(message).status is Status.UPDATE:
             self.memory[name] = memory  # a broken update leaves the memory as it was, too
         codec_seconds = (received - started) + (time.perf_counter() - finished)

@@ -161,7 +161,7 @@ class Publisher:
                 author=self.author,
                 time=now(),
                 message=f"{self.name}: round {row['round']}, {len(inputs)} of {len(self.plan.sites)} sites",
-                coding=dict(self.plan.down_in(self.round).config),
+                coding=dict(row.get("down") or self.plan.down_in(self.round).config),
                 recipe=recipe,
                 metrics={} if metric is None else {"metric": float(metric)},
                 examples=sum(one["examples"] for one in inputs) or None,

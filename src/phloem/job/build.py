@@ -89,7 +89,7 @@ def build(
         led = Leader(ranks, emit)
     with contextlib.ExitStack() as claims:
         with led:
-            resolved = _resolved(recipe, changes, resume)
+            resolved = _resolved(recipe, changes, resume).timed(measured=engine == "flower")
             root = Path(resume or out or free_directory(resolved.name))
             for name in BASELINES if compare else ():
                 baseline(resolved, name)  # a wrong [compare] is found before the run, not after it
@@ -199,11 +199,14 @@ def baseline(recipe: Recipe, name: str) -> Recipe:
         "down": BASELINES[name],
         "compare": {},
         "later": [],
+        "compress": "fixed",
         "prune": None,
         "ledger": None,
     }
     table["rounds"] = table["rounds"] | {"division": 0.0}
     table["run"] = table["run"] | {"keep_updates": False}
+    if recipe.adapts:  # the clock counts what coding takes there as it does here
+        table["device"] = {"speed": recipe.device.speed or 1.0}
     for section, changes in recipe.compare.items():
         table[section] = {**table.get(section, {}), **changes} if isinstance(changes, dict) else changes
     return Recipe.from_json(table)

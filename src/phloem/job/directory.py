@@ -4,6 +4,7 @@ run.json            which recipe, which plan, which data, which version of this 
 run.lock            held by the process that is at work here
 objects/ refs/      the store: frames, commits and plan as blobs; `trunk` names the newest commit
 rounds.jsonl        one line per round
+decisions.jsonl     one line per round whose codecs were chosen in it: what, why, and from what
 ledger/             the log of all exchanges, where the recipe asks for one; ledger/keys is private too
 summary.json  report.html  model.safetensors      written at the end
 private/            residuals and optimiser states of the sites: never share it
@@ -18,7 +19,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from phloem.store.snapshot import load_snapshot, save_snapshot
 
 VERSION = 0
 TRUNK = "trunk"
+DECISIONS = "decisions.jsonl"
 _RESUME = "resume"
 _MARKER = "run.json"
 _LOCK = "run.lock"
@@ -169,16 +171,34 @@ class RunDirectory:
 
     def append(self, record: RoundRecord) -> None:
         """Adds one line to `rounds.jsonl`; durable when this returns, as the snapshot after it will be."""
+        self._append("rounds.jsonl", record.to_json())
+
+    def add_decision(self, line: Mapping[str, Any]) -> None:
+        """Adds one line to `decisions.jsonl`, of a run whose codecs are chosen as it goes on."""
+        self._append(DECISIONS, json.dumps(line, allow_nan=False))
+
+    def _append(self, name: str, line: str) -> None:
         try:
-            with (self.root / "rounds.jsonl").open("a", encoding="utf-8") as file:
-                file.write(record.to_json() + "\n")
+            with (self.root / name).open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise StoreError(
-                f"{self.root}/rounds.jsonl could not be written: {error.strerror}",
+                f"{self.root}/{name} could not be written: {error.strerror}",
                 hint="free some space and resume",
             ) from error
+
+    def decisions(self) -> list[dict[str, Any]]:
+        """The lines of `decisions.jsonl` that are whole; none where codecs were fixed."""
+        try:
+            lines = (self.root / DECISIONS).read_text("utf-8").split("\n")
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise StoreError(f"{self.root}/{DECISIONS} cannot be read: {error}") from error
+        with reading(self.root / DECISIONS):
+            return [json.loads(line) for line in lines[:-1]]
 
     def records(self) -> list[RoundRecord]:
         """The lines of `rounds.jsonl` that are whole."""
@@ -194,6 +214,9 @@ class RunDirectory:
     def keep_records(self, records: list[RoundRecord]) -> None:
         """Cuts `rounds.jsonl` back to these."""
         self.write("rounds.jsonl", "".join(r.to_json() + "\n" for r in records).encode())
+        decisions = [line for line in self.decisions() if line["round"] < len(records)]
+        if (self.root / DECISIONS).exists():
+            self.write(DECISIONS, "".join(json.dumps(line) + "\n" for line in decisions).encode())
 
     # -- what a resume starts from ---------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ compares what it came to, trunk and orders, with rank 0's.
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,9 @@ from phloem.job.merging import asked_by, last_orders, merge, next_orders
 from phloem.job.schedule import Schedule
 from phloem.ledger.exchange import Base, Carried, Merged
 from phloem.recipe import Recipe
+from phloem.rounds.choose import DOWN, ToldChoice
 from phloem.rounds.coordinator import Coordinator
+from phloem.rounds.plan import Choice
 from phloem.store.files import Store
 
 if TYPE_CHECKING:
@@ -75,7 +78,9 @@ class Follower:
         self.part = Part(ranks, recipe)
         state = initial_state_of(self.part.host.task, recipe)
         self.book = None if recipe.ledger is None else ToldBook()
-        self.coordinator = Coordinator(self.part.host.plan, state, book=cast("Book | None", self.book))
+        self.told = ToldChoice() if recipe.adapts else None  # what rank 0 chose
+        book = cast("Book | None", self.book)
+        self.coordinator = Coordinator(self.part.host.plan, state, choose=self.told, book=book)
         self.store: Path | None = None  # what this rank keeps of the run until its end
         self._saved: dict[str, dict[str, Any]] = {}
         self._stale: set[str] = set()
@@ -119,7 +124,7 @@ class Follower:
             return
         asked = asked_by(orders)
         self._merge = lambda: self._merged(asked, answers)
-        if self.book is None:
+        if self.book is None and self.told is None:
             self._settle()
 
     def _orders(self, said: Said) -> dict[str, bytes]:
@@ -129,12 +134,24 @@ class Follower:
             for site, size in said.head["attachments"]:
                 self.book.attachments[site] = said.payload[at : at + size]
                 at += size
-        self._settle()
+        self._take_choices(said.head)
         return (
             last_orders(self.coordinator)
             if said.head["last"]
             else next_orders(self.coordinator, self.schedule)
         )
+
+    def _take_choices(self, head: Mapping[str, Any]) -> None:
+        """Merges the last round with the codec that rank 0 chose for it, and takes what it chose for this one."""
+        plan, number = self.coordinator.plan, self.coordinator.round
+        if self.told is not None and self._merge is not None:
+            self.told.told[DOWN, number] = Choice(json.loads(head["codec"]))
+            number += 1
+        self._settle()
+        if self.told is not None:
+            for site, packed in head["choices"].items():
+                chosen = Choice.unpack(bytes.fromhex(packed)) if packed else plan.up_in(number)
+                self.told.told[site, number] = chosen
 
     def _settle(self) -> None:
         """Merges the last round; what is wrong with it is told when rank 0 has told what it came to."""

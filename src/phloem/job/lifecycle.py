@@ -19,6 +19,7 @@ from phloem.engines.host import initial_state_of, load_task_of, plan_for
 from phloem.engines.local import LocalEngine
 from phloem.engines.shelf import read_tensors
 from phloem.errors import ConfigError, StateError
+from phloem.job.adapting import chooser_for
 from phloem.job.directory import Marker, RunDirectory, claimed, reading
 from phloem.job.ledger import open_book
 from phloem.job.record import RoundRecord, read_summary
@@ -56,7 +57,9 @@ def start(
         head = _genesis(directory, recipe, plan, state, data_digest(task))
         _spill(engine, recipe, directory)
         book = _book(directory, recipe, plan, state, engine, claims)
-        coordinator = Coordinator(plan, state, emit, book=book)
+        coordinator = Coordinator(
+            plan, state, emit, chooser_for(recipe, plan, Layout.of(state).size), book=book
+        )
         return Runner(recipe, directory, coordinator, engine, task, watch, [], head).run()
 
 
@@ -111,7 +114,7 @@ def _go_on(
             hint="use the versions of libraries and data that the run was started with",
         )
     snapshot = directory.load_snapshot()
-    coordinator = Coordinator(plan, state, emit)
+    coordinator = Coordinator(plan, state, emit, chooser_for(recipe, plan, Layout.of(state).size))
     if snapshot is None:
         directory.keep_records([])
         head = _genesis(directory, original, plan, state, data)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from phloem.job.schedule import Schedule
-from phloem.rounds.coordinator import Coordinator, RoundResult
+from phloem.rounds.coordinator import Coordinator
+from phloem.rounds.result import RoundResult
 from phloem.wire.messages import Order
 
 

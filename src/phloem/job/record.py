@@ -41,9 +41,9 @@ class RoundRecord:
 
     `bytes_up` and `bytes_down` are frames, `control_bytes` everything around them; the three are disjoint.
     `ledger_bytes` of the control bytes are the ledger's.
-    `bytes_down` brings this round's result to the sites. `seconds` is the simulated clock, `train_seconds` and
-    `codec_seconds` are measured, summed over sites. `kept` is the number of weights that the trunk then has, where
-    the recipe prunes.
+    `bytes_down` brings this round's result to the sites. `seconds` is the simulated clock, `down_seconds` of
+    them bring the result to the sites; `train_seconds` and `codec_seconds` are measured, summed over sites. `kept`
+    is the number of weights that the trunk then has, where the recipe prunes.
     """
 
     round: int
@@ -59,6 +59,7 @@ class RoundRecord:
     bits_per_parameter_down: float = 0.0
     nmse_down: float = 0.0
     seconds: float = 0.0
+    down_seconds: float = 0.0
     train_seconds: float = 0.0
     codec_seconds: float = 0.0
     wall_seconds: float = 0.0

@@ -25,8 +25,9 @@ from phloem.ledger.findings import Findings
 from phloem.ledger.kinds import DELTA, HELD
 from phloem.ledger.salts import Salts
 from phloem.recipe import Recipe
-from phloem.rounds.coordinator import Coordinator, Received
-from phloem.rounds.plan import Plan
+from phloem.rounds.coordinator import Coordinator
+from phloem.rounds.plan import Choice, Plan
+from phloem.rounds.result import Received
 from phloem.store.files import Store
 from phloem.tensors import Layout, State, state_digest
 from phloem.wire import frame as frames
@@ -172,7 +173,9 @@ class _Replay:
     def _merged(self, merge: Merge, commit: Mapping[str, Any] | None) -> bytes:
         """The frame that a merge gives, if it gives what was logged."""
         updates = list(self._updates(merge, commit))
-        result = self.coordinator.merge_again(merge.round, updates)
+        chosen = None if commit is None else commit.get("down")
+        choice = None if chosen is None else Choice(dict(chosen))
+        result = self.coordinator.merge_again(merge.round, updates, choice)
         states = {merge.output.get("state", result.state), result.state}
         whole = len(result.accepted) == len(updates) and len(states) == 1
         if result.chain.hex() != merge.output["chain"] or not whole:

@@ -13,7 +13,9 @@ from phloem.errors import PhloemError, StateError
 from phloem.job.branching import read_state, record_of
 from phloem.job.directory import reading
 from phloem.recipe import Recipe
-from phloem.rounds.coordinator import Coordinator, Received
+from phloem.rounds.coordinator import Coordinator
+from phloem.rounds.plan import Choice
+from phloem.rounds.result import Received
 
 
 def replay_rounds(repo: Repository, commits: Mapping[str, Commit]) -> tuple[int, list[str], list[str]]:
@@ -68,7 +70,7 @@ def _merged(repo: Repository, coordinator: Coordinator, number: int, commit: Com
             Received(str(one["site"]), int(one["examples"]), repo.objects.blob(check_digest(one["frame"])))
             for one in commit.recipe["inputs"]
         ]
-        coordinator.merge_again(number, updates)
+        coordinator.merge_again(number, updates, Choice(dict(commit.coding)))
         return canonical.digest(record_of(coordinator.state, coordinator.layout))
 
 

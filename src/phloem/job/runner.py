@@ -12,25 +12,25 @@ from typing import TYPE_CHECKING, Any
 from safetensors.numpy import save as save_tensors
 
 from phloem import canonical
-from phloem.engines.base import Answer, Engine
+from phloem.engines.base import Engine
 from phloem.errors import StateError
+from phloem.job.account import Account, Merging, take_up
+from phloem.job.adapting import Adaptation
+from phloem.job.clock import Clock
 from phloem.job.directory import RunDirectory
 from phloem.job.merging import asked_by, last_orders, merge, next_orders
-from phloem.job.record import RoundRecord, SiteRecord, summarize, without_nan
+from phloem.job.record import RoundRecord, summarize, without_nan
 from phloem.job.schedule import Schedule
 from phloem.job.watch import Watcher
 from phloem.ledger.exchange import Base
 from phloem.recipe import Recipe
-from phloem.rounds.choose import Timing
-from phloem.rounds.coordinator import DIVERGED, Coordinator, RoundResult
+from phloem.rounds.coordinator import DIVERGED, Coordinator
+from phloem.rounds.result import RoundResult
 from phloem.tasks.checked import CheckedTask
 from phloem.tensors import Layout, State, state_digest
-from phloem.wire.messages import Order, Reply, Status
 
 if TYPE_CHECKING:
     from phloem.ledger.book import Book
-
-_KEPT_TIMINGS = 8
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,9 @@ class Runner:
     def __post_init__(self) -> None:
         self.schedule = Schedule(self.recipe)
         self.layout = Layout.of(self.coordinator.state)
+        self.clock = Clock(self.recipe)
+        self.account = Account(self.recipe, self.clock, self.coordinator.plan, self.layout.size)
+        self.adaptation = Adaptation.of(self.recipe, self.coordinator, self.clock, self.task.metric)
 
     def run(self) -> Run:
         """Every round that is left, then the end."""
@@ -80,6 +83,10 @@ class Runner:
             opening = self._round(opening, unpaid)
             unpaid = {}
         return self._end()
+
+    @property
+    def _last(self) -> RoundRecord | None:
+        return self.records[-1] if self.records else None
 
     def _over(self) -> bool:
         if not self.records:
@@ -116,13 +123,19 @@ class Runner:
             state=result.state,
             kept=None if self.recipe.prune is None else self.coordinator.kept.size,
         )
+        if self.adaptation is not None:
+            line = self.adaptation.observe(record, result, orders, answers, self._last)
+            if line is not None:
+                self.directory.add_decision(line)
         self.records.append(record)
         last = self._over()
         if last:
             following = last_orders(self.coordinator)
         else:
             following = next_orders(self.coordinator, self.schedule)
-        self._account(record, answers, following, unpaid, merged.codec_seconds)
+        before = self.records[-2] if len(self.records) > 1 else None
+        merging = Merging(merged.codec_seconds, result.choice, len(result.accepted))
+        self.account.round(record, before, orders, answers, following, unpaid, merging)
         record.commit = self.head = self.directory.commit(self.head, self._commit(record, result))
         record.wall_seconds = time.perf_counter() - started
         if last:
@@ -140,9 +153,9 @@ class Runner:
         started = time.perf_counter()
         for site, answer in self.engine.deliver(orders).items():
             self._receive(site, answer.message)
-            self._take_up(record, record.per_site[site], answer)
+            take_up(record, record.per_site[site], answer)
             record.codec_seconds += answer.codec_seconds
-        self._add_up(record, self.records[-1] if self.records else None)
+        self.account.add_up(record, self._last)
         record.wall_seconds += time.perf_counter() - started
         self.records.append(record)
         self.directory.append(record)
@@ -156,70 +169,6 @@ class Runner:
                 hint="sites and coordinator must decode alike: report this run directory as a bug",
             )
         return reason
-
-    def _account(
-        self,
-        record: RoundRecord,
-        answers: dict[str, Answer],
-        following: dict[str, bytes],
-        unpaid: dict[str, bytes],
-        codec_seconds: float,
-    ) -> None:
-        """Counts what crosses the boundary: `len` of every message, frames apart from the rest."""
-        up_seconds = down_seconds = 0.0
-        record.per_site = {name: SiteRecord() for name in self.recipe.sites.all}
-        for name, row in record.per_site.items():
-            link = self.recipe.link_of(name)
-            row.status = "away" if name not in answers else row.status
-            if name in answers:
-                reply = self._take_up(record, row, answers[name])
-                row.metrics = dict(answers[name].metrics)
-                row.status = "silent" if reply.status is Status.SILENT else "accepted"
-                seconds = link.up_seconds(len(answers[name].message))
-                up_seconds = max(up_seconds, seconds + link.train_seconds)
-                self._time(
-                    name, record.round, len(answers[name].message), seconds, answers[name].codec_seconds
-                )
-            row.status = "refused" if name in answers and name in record.refused else row.status
-            for messages in (following, unpaid):
-                if name in messages:
-                    order = Order.unpack(messages[name])
-                    row.down += order.frame_bytes
-                    row.control += len(messages[name]) - order.frame_bytes
-                    record.ledger_bytes += len(order.attachment)
-                    row.frames_down += len(order.items)
-                    down_seconds = max(down_seconds, link.down_seconds(len(messages[name])))
-        record.seconds = up_seconds + down_seconds
-        record.train_seconds = sum(a.train_seconds for a in answers.values())
-        record.codec_seconds = codec_seconds + sum(a.codec_seconds for a in answers.values())
-        self._add_up(record, self.records[-2] if len(self.records) > 1 else None)
-
-    def _take_up(self, record: RoundRecord, row: SiteRecord, answer: Answer) -> Reply:
-        """Counts one answer."""
-        reply = Reply.unpack(answer.message)
-        row.up += reply.frame_bytes
-        row.control += len(answer.message) - reply.frame_bytes
-        record.ledger_bytes += len(reply.attachment)
-        row.examples += reply.examples
-        row.frames_up += reply.status is Status.UPDATE
-        return reply
-
-    def _add_up(self, record: RoundRecord, before: RoundRecord | None) -> None:
-        """The sums over sites, and over the rounds so far."""
-        rows, size = record.per_site.values(), self.layout.size
-        frames_up, frames_down = sum(row.frames_up for row in rows), sum(row.frames_down for row in rows)
-        record.bytes_up, record.bytes_down = sum(r.up for r in rows), sum(r.down for r in rows)
-        record.control_bytes = sum(r.control for r in rows)
-        record.bits_per_parameter_up = 8 * record.bytes_up / (size * frames_up) if frames_up else 0.0
-        record.bits_per_parameter_down = 8 * record.bytes_down / (size * frames_down) if frames_down else 0.0
-        spent = record.bytes_up + record.bytes_down + record.control_bytes
-        record.total_bytes = spent + (before.total_bytes if before else 0)
-        record.total_seconds = record.seconds + (before.total_seconds if before else 0.0)
-
-    def _time(self, site: str, number: int, size: int, seconds: float, codec_seconds: float) -> None:
-        past = self.coordinator.timings.get(site, ())
-        now = Timing(number, size, seconds, codec_seconds)
-        self.coordinator.timings[site] = (*past, now)[-_KEPT_TIMINGS:]
 
     def _commit(self, record: RoundRecord, result: RoundResult) -> dict[str, Any]:
         """The round as a merge commit of one-commit branches; blobs first, so that it never dangles."""
@@ -240,6 +189,7 @@ class Runner:
             "inputs": inputs,
             "refused": dict(sorted(record.refused.items())),
             **({} if record.kept is None else {"kept": record.kept}),
+            **({} if self.adaptation is None else {"down": result.choice.config}),
             "metric": record.metric if math.isfinite(record.metric) else None,
         }
 

@@ -7,7 +7,7 @@ which an engine may replace. Updates are folded one by one in sorted site order,
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,48 +23,19 @@ from phloem.masks import everything
 from phloem.pruning import marked, pruned
 from phloem.rounds import events
 from phloem.rounds.carried import carried_by
-from phloem.rounds.choose import DOWN, Choose, FixedChoice, Timing
+from phloem.rounds.choose import DOWN, Choose, FixedChoice
 from phloem.rounds.merge import Merge, WeightedMerge
-from phloem.rounds.plan import LARGEST_VALUE, Plan, next_chain
+from phloem.rounds.plan import LARGEST_VALUE, Choice, Plan, next_chain
+from phloem.rounds.result import Received, RoundResult
 from phloem.rounds.site import NOWHERE, add
 from phloem.tensors import Array, Layout, State, state_digest
 from phloem.wire import frame as frames
-from phloem.wire.messages import MOST_EXAMPLES, PREFIX_BYTES, Item, Order, Reply, Status
+from phloem.wire.messages import MOST_EXAMPLES, PREFIX_BYTES, Item, Order, Reply, Report, Status
 
 if TYPE_CHECKING:  # a run without a ledger needs no library for signatures
     from phloem.ledger.book import Book
 
 DIVERGED = "holds another state than the trunk"
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """An update that waits for its round to close; the frame is decoded only when it is folded."""
-
-    site: str
-    examples: int
-    frame: bytes
-
-
-@dataclass(frozen=True)
-class RoundResult:
-    """What one round did, in measured numbers.
-
-    Attributes:
-        accepted: the updates that were merged, in sorted site order; none in a round where nobody sent one.
-        refused: why the others were not.
-        frame: the trunk's step; without updates it carries only what the coordinator still owed.
-        attachments: what sites attached to their replies, where they did.
-    """
-
-    round: int
-    accepted: tuple[Received, ...]
-    refused: Mapping[str, str]
-    frame: bytes
-    chain: bytes
-    state: str | None
-    nmse_down: float
-    attachments: Mapping[str, bytes]
 
 
 @dataclass
@@ -80,7 +51,6 @@ class Coordinator:
     choose: Choose | None = None
     merge: Merge | None = None
     book: Book | None = None
-    timings: dict[str, tuple[Timing, ...]] = field(default_factory=dict)
     begins: bool = True  # else `load` follows
 
     def __post_init__(self) -> None:
@@ -104,6 +74,7 @@ class Coordinator:
         self._refused: dict[str, str] = {}
         self._asked: set[str] = set()
         self._attachments: dict[str, bytes] = {}
+        self._reports: dict[str, Report] = {}
         self._key_frame: bytes | None = None
 
     def place(self, site: str, position: int) -> None:
@@ -127,6 +98,8 @@ class Coordinator:
         """
         asked = train & reachable
         self.emit(events.RoundOpened(self.round, tuple(sorted(asked))))
+        if asked:
+            self.chooser.opened(self.round, sorted(asked), self.kept.size)
         orders = {site: self._order(site, train=site in asked) for site in sorted(reachable)}
         if self.book is not None:
             attachments = self._noticed(self.book, orders)
@@ -145,8 +118,13 @@ class Coordinator:
 
     def _noticed(self, book: Book, orders: Mapping[str, Order]) -> dict[str, bytes]:
         """What the ledger says with each of these orders."""
-        default = self.plan.up_in(self.round).pack()
-        codecs = {s: codec_words(order.choice or default) for s, order in orders.items() if order.train}
+        default = self.plan.up_in(self.round)
+        choices = {
+            site: Choice.unpack(order.choice) if order.choice else default
+            for site, order in orders.items()
+            if order.train
+        }
+        codecs = {site: codec_words(choice.to_json()) for site, choice in choices.items()}
         carried = {site: carried_by(order, self._newest) for site, order in orders.items()}
         return book.opened(self.round, Base(self.chain.hex(), self.digest), codecs, carried)
 
@@ -159,7 +137,7 @@ class Coordinator:
             state = bytes.fromhex(self.digest)[:PREFIX_BYTES]
         choice = b""
         if train:
-            chosen = self.plan.check(self.chooser(site, self.round, self.timings))
+            chosen = self.plan.check(self.chooser(site, self.round))
             choice = b"" if chosen == self.plan.up_in(self.round) else chosen.pack()
         items: tuple[Item, ...]
         key_chain = None
@@ -170,7 +148,10 @@ class Coordinator:
             items = tuple(Item(self.bitmaps[start + n], frame) for n, frame in enumerate(deltas))
         else:
             items, key_chain = (Item(self.bitmaps[start], self.key_frame()),), self.chain
-        return Order(self.round, train, self.prefixes[-1], state, start, items, key_chain, choice)
+        report = train and self.chooser.reports
+        return Order(
+            self.round, train, self.prefixes[-1], state, start, items, key_chain, choice, report=report
+        )
 
     def _are_fewer_bytes(self, deltas: list[bytes]) -> bool:
         """Whether a site catches up by these deltas; a site that lacks one round always does.
@@ -209,6 +190,8 @@ class Coordinator:
             return self._refuse(site, "trained on another trunk than ours")
         if reply.attachment:
             self._attachments[site] = reply.attachment
+        if reply.report is not None and reply.round == self.round:
+            self._reports[site] = reply.report
         reason, received = self._check(site, reply)
         digest = canonical.digest(reply.frame) if reply.status is Status.UPDATE else ""
         if self.book is not None:
@@ -263,8 +246,8 @@ class Coordinator:
 
     # -- the merge -------------------------------------------------------------------------------------------
 
-    def close(self) -> RoundResult:
-        """Merges the round's updates, encodes the trunk's step, and takes it.
+    def close(self, choice: Choice | None = None) -> RoundResult:
+        """Merges the round's updates, encodes the trunk's step, and takes it; `choice` is the step's codec if given.
 
         Raises:
             ConfigError: the merged step is not finite (a diverged server optimiser); the trunk has not moved.
@@ -273,12 +256,12 @@ class Coordinator:
         refused = dict(self._refused)
         before = self.merger.save()
         try:
-            return self._close(folded, refused)
+            return self._close(folded, refused, choice or self.chooser(DOWN, self.round))
         except BaseException:
             self.merger.load(before)
             raise
 
-    def _close(self, folded: list[Received], refused: dict[str, str]) -> RoundResult:
+    def _close(self, folded: list[Received], refused: dict[str, str], choice: Choice) -> RoundResult:
         kept = self.kept
         step = self.merger.step(self.layout, self._decoded(folded, refused))
         wanted = (
@@ -286,7 +269,7 @@ class Coordinator:
             if step is not None
             else [np.zeros(spec.shape, np.float32) for spec in kept.layout.specs]
         )
-        codec = self.plan.check(self.chooser(DOWN, self.round, self.timings)).codec
+        codec = self.plan.check(choice).codec
         try:
             seed = self.plan.frame_seed(DOWN, self.round)
             frame, in_flight = ef.send(self.residual, wanted, codec, kept.layout, into=wanted, seed=seed)
@@ -307,14 +290,24 @@ class Coordinator:
         chain = next_chain(self.chain, accepted, frame, bytes.fromhex(name))
         digest = state_digest(state) if self.plan.compares_state_in(self.round + 1) else None
         names = tuple(update.site for update in folded)
-        self.emit(events.TrunkMoved(self.round, names, name, len(frame), chain.hex(), digest))
+        coded = choice.to_json().decode()
+        self.emit(events.TrunkMoved(self.round, names, name, len(frame), chain.hex(), digest, coded))
         if self.book is not None:
             merged = [Merged(update.site, update.examples) for update in folded]
             rule = canonical.digest(canonical.dumps(self.plan.merge))
             self.book.merged(self.round, rule, merged, refused, Base(chain.hex(), digest))
-        lost = ef.nmse(in_flight.owed, decoded)
         result = RoundResult(
-            self.round, tuple(folded), refused, frame, chain, digest, lost, self._attachments
+            self.round,
+            tuple(folded),
+            refused,
+            frame,
+            chain,
+            digest,
+            ef.nmse(in_flight.owed, decoded),
+            self._attachments,
+            choice,
+            ef.norm(in_flight.owed) if self.chooser.reports else 0.0,
+            self._reports,
         )
         self.state, self.residual, self.chain, self.digest = state, residual, chain, digest
         self.kept = after
@@ -325,7 +318,7 @@ class Coordinator:
         self._newest = name
         self._trim()
         self._updates, self._refused, self._asked, self._key_frame = {}, {}, set(), None
-        self._attachments = {}
+        self._attachments, self._reports = {}, {}
         return result
 
     def _decoded(
@@ -352,8 +345,12 @@ class Coordinator:
         while len(self.recent) > 1 and sum(map(len, self.recent)) > budget:
             self.recent.pop(0)
 
-    def merge_again(self, number: int, updates: Iterable[Received]) -> RoundResult:
+    def merge_again(
+        self, number: int, updates: Iterable[Received], choice: Choice | None = None
+    ) -> RoundResult:
         """The result of round `number`, from the updates that were merged in it: a replay, without sites.
+
+        `choice` is the codec of the round's frame, where it was not the plan's.
 
         Raises:
             StateError: it is not the round that comes next. ConfigError: as `close`.
@@ -361,7 +358,7 @@ class Coordinator:
         if number != self.round:
             raise StateError(f"round {number} cannot be merged after {self.round} rounds")
         self._updates = {update.site: update for update in updates}
-        return self.close()
+        return self.close(choice)
 
     # -- saved and restored ----------------------------------------------------------------------------------
 
@@ -376,7 +373,7 @@ class Coordinator:
             "prefixes": [prefix.hex() for prefix in self.prefixes],
             "bitmaps": [bitmap.hex() for bitmap in self.bitmaps],
             "recent": [len(frame) for frame in self.recent],
-            "timings": {site: [asdict(timing) for timing in past] for site, past in self.timings.items()},
+            "chooser": self.chooser.save(),
         }
         arrays = {f"merge/{name}": array for name, array in self.merger.save().items()}
         if self.residual.owed is not None:
@@ -397,4 +394,4 @@ class Coordinator:
         self.prefixes = [bytes.fromhex(prefix) for prefix in facts["prefixes"]]
         self.bitmaps = [bytes.fromhex(bitmap) for bitmap in facts["bitmaps"]]
         self.recent = recent
-        self.timings = {site: tuple(Timing(**row) for row in past) for site, past in facts["timings"].items()}
+        self.chooser.load(facts["chooser"])

@@ -62,7 +62,7 @@ class UpdateRefused:
 
 @dataclass(frozen=True, slots=True)
 class TrunkMoved:
-    """The trunk takes a step: `frame` (a digest) was made from the updates of `accepted`."""
+    """The trunk takes a step: `frame` (a digest) was made from the updates of `accepted`, by this codec (JSON)."""
 
     round: int
     accepted: tuple[str, ...]
@@ -70,6 +70,7 @@ class TrunkMoved:
     frame_bytes: int
     chain: str
     state: str | None
+    codec: str = ""
 
 
 @dataclass(frozen=True, slots=True)

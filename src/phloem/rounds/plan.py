@@ -15,6 +15,7 @@ from phloem import canonical
 from phloem.codecs.base import Codec
 from phloem.codecs.registry import BY_NAME, codec_from
 from phloem.errors import ConfigError, FormatError
+from phloem.planner import levels
 from phloem.pruning import Pruning
 from phloem.rounds.merge import MergeRule
 from phloem.seeds import seed_for
@@ -39,9 +40,32 @@ class Choice:
         """The codec itself."""
         return codec_from(self.config)
 
-    def pack(self) -> bytes:
-        """The choice as canonical JSON, for an order."""
+    def to_json(self) -> bytes:
+        """The choice as canonical JSON, for the ledger."""
         return canonical.dumps(self.config)
+
+    def pack(self) -> bytes:
+        """The choice for an order: one byte where it is in the ladder of levels, else canonical JSON."""
+        if self.config in levels.configs():
+            return bytes([levels.configs().index(self.config)])
+        return self.to_json()
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Choice:
+        """The choice that an order holds.
+
+        Raises:
+            FormatError: it is none.
+        """
+        if len(data) == 1:
+            known = levels.configs()
+            if data[0] >= len(known):
+                raise FormatError(f"an order names the choice {data[0]}, and there are {len(known)}")
+            return cls(dict(known[data[0]]))
+        config = canonical.loads(data)
+        if not isinstance(config, dict):
+            raise FormatError("an order's choice must be a codec's configuration")
+        return cls(config)
 
 
 @dataclass(frozen=True)

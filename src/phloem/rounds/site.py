@@ -7,6 +7,7 @@ frames lost stays here, in the residual.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from phloem.rounds import events
 from phloem.rounds.carried import carried_by
 from phloem.rounds.plan import LARGEST_VALUE, Choice, Plan, next_chain
 from phloem.tensors import Array, Layout, State, state_digest
-from phloem.wire.messages import PREFIX_BYTES, Order, Reply, Status
+from phloem.wire.messages import PREFIX_BYTES, Order, Reply, Report, Status
 
 if TYPE_CHECKING:  # a run without a ledger needs no library for signatures
     from phloem.ledger.party import Party
@@ -33,6 +34,10 @@ NOWHERE = -1
 """The round of a site that holds no state."""
 
 _NO_RECEIPT = "no receipt of this trunk that the site's rule asks for"
+
+
+Spent = Callable[[], tuple[float, float, float]]
+"""Gives the seconds of training, of encoding until now, and of decoding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,8 @@ class Position:
     """Where a site stands: how many merges it has applied, and what it holds after them.
 
     `digest` is the state's, where it was compared with the coordinator's; `examples` is how many the update in
-    flight stands for, in case it has to be sent again. The residual has the layout of the kept weights.
+    flight stands for, in case it has to be sent again. The residual has the layout of the kept weights. `lost` is the
+    share of the last merged update's square that its frame left out.
     """
 
     round: int
@@ -59,6 +65,7 @@ class Position:
     residual: Residual = field(default_factory=Residual)
     digest: str | None = None
     examples: int = 0
+    lost: float | None = None
 
 
 class Site:
@@ -88,6 +95,7 @@ class Site:
         self.layout, self.index = layout, plan.index(name)
         self.party: Party | None = None
         self._distrusts = False
+        self._reports = False  # whether the order of now asks for a report
         self._arrived = ""  # the digest of the last frame that the order of now brought
 
     @classmethod
@@ -137,13 +145,22 @@ class Site:
         at = self._shared(at)
         self.emit(events.StateReached(order.round, self.name, at.chain.hex(), digest))
         self.at, self._choice_of_round = replace(at, digest=digest), choice
+        self._reports = order.report
         train = order.train and at.residual.sent is None and not self._distrusts
         return Work(order.round, train, choice, order.attachment)
 
-    def reply(self, trained: State | None, examples: int = 0, attachment: bytes = b"") -> bytes:
+    def reply(
+        self,
+        trained: State | None,
+        examples: int = 0,
+        attachment: bytes = b"",
+        *,
+        spent: Spent | None = None,
+    ) -> bytes:
         """The message that answers the last order: the update since then, or only where the site stands.
 
-        `attachment` travels with it, opaque and counted as control.
+        `attachment` travels with it, opaque and counted as control. `spent` measures, for the report that an order may
+        ask for; without it a report says no times.
 
         An update with NaN or infinity is not sent: the reply says so, and the residual stays as it was.
 
@@ -176,6 +193,8 @@ class Site:
         codec = self._choice_of_round.codec
         frame, residual = ef.send(at.residual, update, codec, kept.layout, into=update, seed=seed)
         made = replace(reply, status=Status.UPDATE, examples=examples, frame=frame)
+        if self._reports:
+            made = replace(made, report=Report(at.lost, *(spent() if spent is not None else ())))
         made, name = self._signed(made)
         message = made.pack()
         self.emit(events.UpdateSent(at.round, self.name, at.chain.hex(), name, len(message), examples))
@@ -206,7 +225,7 @@ class Site:
         """The update with its record in the ledger, where there is one, and its frame's digest."""
         if self.party is None:
             return reply, canonical.digest(reply.frame)
-        codec = codec_words(self._choice_of_round.pack())
+        codec = codec_words(self._choice_of_round.to_json())
         base = Base(self.at.chain.hex(), self.at.digest)
         raw_bytes = 4 * self.layout.size
         sent = Sent(self.at.round, base, reply.frame, codec, raw_bytes, "", reply.examples)
@@ -235,11 +254,9 @@ class Site:
         if not order.choice:
             choice = self.plan.up_in(order.round)
         else:
-            config = canonical.loads(order.choice)
-            if not isinstance(config, dict):
-                raise FormatError("an order's choice must be a codec's configuration")
+            asked = Choice.unpack(order.choice)
             try:
-                choice = self.plan.check(Choice(config))
+                choice = self.plan.check(asked)
             except ConfigError as error:
                 raise FormatError(f"an order's choice is not in the plan: {error.message}") from error
         return choice
@@ -253,14 +270,21 @@ class Site:
         return marked(self.plan.prune, state, self.layout, number)
 
     def _settled(
-        self, residual: Residual, accepted: bytes, before: Kept, after: Kept, *, reuse: bool = False
-    ) -> Residual:
-        """The residual once the fate of the update in flight is known, under the mask `after`."""
+        self, at: Position, accepted: bytes, before: Kept, after: Kept, *, reuse: bool = False
+    ) -> tuple[Residual, float | None]:
+        """The residual once the fate of the update in flight is known, under the mask `after`.
+
+        And the share of that update's square which its frame left out, from a sample of its values.
+        """
+        residual, lost = at.residual, at.lost
         taken = self.plan.in_bitmap(accepted, self.name)
+        whole = ef.sampled_power(residual.owed) if residual.sent is not None and taken else 0.0
         settled = ef.resolve(residual, before.layout, accepted=taken, reuse=reuse)
+        if whole:
+            lost = 0.0 if settled.owed is None else ef.sampled_power(settled.owed) / whole
         if settled.owed is None:
-            return settled
-        return replace(settled, owed=after.carry(settled.owed, before))
+            return settled, lost
+        return replace(settled, owed=after.carry(settled.owed, before)), lost
 
     def _by_deltas(self, order: Order, reuse: bool) -> Position:
         at = self.at
@@ -284,8 +308,8 @@ class Site:
             state, after = pruned(plan.prune, state, self.layout, number, plan.seed, kept)
             self._arrived = canonical.digest(item.frame)
             chain = next_chain(at.chain, item.accepted, item.frame, bytes.fromhex(self._arrived))
-            residual = self._settled(at.residual, item.accepted, kept, after, reuse=reuse)
-            at = Position(number, chain, state, residual)
+            residual, lost = self._settled(at, item.accepted, kept, after, reuse=reuse)
+            at = Position(number, chain, state, residual, lost=lost)
         return at
 
     def _by_key_frame(self, order: Order) -> Position:
@@ -298,7 +322,8 @@ class Site:
         state = self.layout.named(key.decode())
         after = self._kept(state, order.round)
         kept = self._kept(at.state, at.round) if at.round != NOWHERE else after
-        return Position(order.round, order.key_chain, state, self._settled(at.residual, known, kept, after))
+        residual, lost = self._settled(at, known, kept, after)
+        return Position(order.round, order.key_chain, state, residual, lost=lost)
 
     def _shared(self, at: Position) -> Position:
         """The same position, on the arrays that other sites of this process stand on if they hold the same bits."""
@@ -331,6 +356,7 @@ class Site:
             "sent": None if residual.sent is None else residual.sent.hex(),
             "forgives": residual.forgives,
             "examples": self.at.examples,
+            "lost": self.at.lost,
         }
         return json.loads(canonical.dumps(facts)), self.owned(), self.at.state
 
@@ -344,7 +370,8 @@ class Site:
             facts["forgives"],
         )
         chain, digest, examples = bytes.fromhex(facts["chain"]), facts["digest"], facts["examples"]
-        self.at = self._shared(Position(facts["round"], chain, state, residual, digest, examples))
+        lost = facts.get("lost")
+        self.at = self._shared(Position(facts["round"], chain, state, residual, digest, examples, lost))
 
 
 def _read_only(array: Array) -> Array:

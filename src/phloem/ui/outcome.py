@@ -191,8 +191,18 @@ def codec_text(table: Mapping[str, Any]) -> str:
     return name
 
 
+_FOR = {
+    "time": "the least time",
+    "bytes": "the fewest bytes",
+    "budget": "a budget of bytes",
+    "deadline": "a deadline",
+}
+
+
 def codecs_text(recipe: Recipe) -> str:
     """The codecs of both directions, in as few words as they take."""
+    if recipe.adapts:
+        return f"codecs chosen every round for {_FOR[recipe.adapt.objective]}"
     texts = [_both(recipe.up, recipe.down)]
     texts += [f"{_both(stage.up, stage.down)} from round {stage.round + 1}" for stage in recipe.later]
     return "; ".join(texts)

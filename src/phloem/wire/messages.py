@@ -6,8 +6,9 @@ the last field. Numbers are LEB128 (`phloem.varint`).
 
     order   0x10 · round · flags · chain (8) [· state (8)] · choice · attachment · start · items
             item: accepted sites (bitmap) · frame, or a whole chain id (32) · key-frame
-    reply   0x11 · round · site · status · chain (8) [· state (8)] · attachment
+    reply   0x11 · round · site · status · chain (8) [· state (8)] [· report (14)] · attachment
             [· examples · frame] [· reason]
+            report: lost (2) · milliseconds of training (4) · microseconds of encoding (4) and decoding (4)
 
 `chain` and `state` are the first 8 bytes of the chain id and of the state digest that the sender holds.
 `choice` and `attachment` are byte strings; an empty choice is the plan's own, an attachment is opaque (later a
@@ -16,6 +17,7 @@ signature or a receipt).
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -28,7 +30,10 @@ MOST_EXAMPLES = (
 )  # counts stay below, so that a sum of weights is exact; the task and the coordinator both check
 CHAIN_BYTES = 32
 _ORDER, _REPLY = 0x10, 0x11
-_TRAIN, _STATE, _KEY = 0x01, 0x02, 0x04
+_TRAIN, _STATE, _KEY, _REPORT = 0x01, 0x02, 0x04, 0x08
+_HAS_STATE, _HAS_REPORT = 0x80, 0x40
+_NOT_KNOWN, _SHARES = 0xFFFF, 0xFFFE
+REPORT_BYTES = 14
 
 
 class Status(IntEnum):
@@ -37,6 +42,43 @@ class Status(IntEnum):
     UPDATE = 0
     SILENT = 1  # caught up; nothing to send
     REFUSED = 2  # trained, but its own update must not be used
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a site says of its last round, where the order asked for it; taken at its word.
+
+    Attributes:
+        lost: the share of its last update's square that the frame left out, error feedback included; None where
+            there was none. It travels as a multiple of 1/65534.
+        train_seconds, encode_seconds, decode_seconds: what its part of this round took; 0 where nobody measured.
+    """
+
+    lost: float | None = None
+    train_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+    def pack(self) -> bytes:
+        """The report's 14 bytes."""
+        lost = _NOT_KNOWN if self.lost is None else round(min(max(self.lost, 0.0), 1.0) * _SHARES)
+        return struct.pack(
+            "<HIII",
+            lost,
+            _count(1e3 * self.train_seconds),
+            _count(1e6 * self.encode_seconds),
+            _count(1e6 * self.decode_seconds),
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Report:
+        """The report in these bytes; every value of them is one."""
+        lost, train, encode, decode = struct.unpack("<HIII", data)
+        return cls(None if lost == _NOT_KNOWN else lost / _SHARES, train / 1e3, encode / 1e6, decode / 1e6)
+
+
+def _count(value: float) -> int:
+    return round(min(max(value, 0.0), float(2**32 - 1)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +101,7 @@ class Order:
         start: the round of the first item.
         items: delta frames of the rounds from `start` on; or one key-frame.
         key_chain: the whole chain id at the head, where the one item is a key-frame.
+        report: whether the reply shall say what the round took.
     """
 
     round: int
@@ -70,10 +113,12 @@ class Order:
     key_chain: bytes | None = None
     choice: bytes = b""
     attachment: bytes = b""
+    report: bool = False
 
     def pack(self) -> bytes:
         """The order's bytes."""
         flags = _TRAIN * self.train | _STATE * (self.state is not None) | _KEY * (self.key_chain is not None)
+        flags |= _REPORT * self.report
         parts = [bytes([_ORDER]), varint.pack(self.round), bytes([flags]), self.chain, self.state or b""]
         parts += [_string(self.choice), _string(self.attachment), varint.pack(self.start)]
         parts += [varint.pack(len(self.items)), self.key_chain or b""]
@@ -91,7 +136,7 @@ class Order:
         read = _Reader(message, _ORDER, "an order")
         round_number = read.number()
         flags = read.take(1)[0]
-        if flags & ~(_TRAIN | _STATE | _KEY):
+        if flags & ~(_TRAIN | _STATE | _KEY | _REPORT):
             raise FormatError(f"an order has the unknown flags 0x{flags:02x}")
         chain = read.take(PREFIX_BYTES)
         state = read.take(PREFIX_BYTES) if flags & _STATE else None
@@ -103,9 +148,8 @@ class Order:
         read.end()
         if key_chain is None and start + count != round_number:
             raise FormatError(f"an order for round {round_number} carries frames {start} to {start + count}")
-        return cls(
-            round_number, bool(flags & _TRAIN), chain, state, start, items, key_chain, choice, attachment
-        )
+        train, report = bool(flags & _TRAIN), bool(flags & _REPORT)
+        return cls(round_number, train, chain, state, start, items, key_chain, choice, attachment, report)
 
     @property
     def frame_bytes(self) -> int:
@@ -125,6 +169,7 @@ class Reply:
         frame: the update, where there is one.
         reason: why the site itself refuses its update, in words; shown to people, so only printable characters
             are taken in.
+        report: what the round took there, where the order asked.
     """
 
     round: int
@@ -136,12 +181,14 @@ class Reply:
     frame: bytes = b""
     reason: str = ""
     attachment: bytes = b""
+    report: Report | None = None
 
     def pack(self) -> bytes:
         """The reply's bytes."""
-        status = self.status | 0x80 * (self.state is not None)
+        status = self.status | _HAS_STATE * (self.state is not None) | _HAS_REPORT * (self.report is not None)
         parts = [bytes([_REPLY]), varint.pack(self.round), varint.pack(self.site), bytes([status])]
-        parts += [self.chain, self.state or b"", _string(self.attachment)]
+        report = b"" if self.report is None else self.report.pack()
+        parts += [self.chain, self.state or b"", report, _string(self.attachment)]
         if self.status is Status.UPDATE:
             parts += [varint.pack(self.examples), self.frame]
         elif self.status is Status.REFUSED:
@@ -159,11 +206,12 @@ class Reply:
         round_number, site = read.number(), read.number()
         byte = read.take(1)[0]
         try:
-            status = Status(byte & 0x7F)
+            status = Status(byte & ~(_HAS_STATE | _HAS_REPORT))
         except ValueError as error:
-            raise FormatError(f"a reply has the unknown status {byte & 0x7F}") from error
+            raise FormatError(f"a reply has the unknown status {byte & 0x3F}") from error
         chain = read.take(PREFIX_BYTES)
-        state = read.take(PREFIX_BYTES) if byte & 0x80 else None
+        state = read.take(PREFIX_BYTES) if byte & _HAS_STATE else None
+        report = Report.unpack(read.take(REPORT_BYTES)) if byte & _HAS_REPORT else None
         attachment = read.string()
         examples, frame, reason = 0, b"", ""
         if status is Status.UPDATE:
@@ -172,7 +220,7 @@ class Reply:
             words = read.rest().decode("utf-8", "replace")[:500]
             reason = "".join(letter if letter.isprintable() else "?" for letter in words)
         read.end()
-        return cls(round_number, site, status, chain, state, examples, frame, reason, attachment)
+        return cls(round_number, site, status, chain, state, examples, frame, reason, attachment, report)
 
     @property
     def frame_bytes(self) -> int:

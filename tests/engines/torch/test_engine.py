@@ -35,6 +35,15 @@ FAULTS: dict[str, Any] = {
     "task": {"nan_site": "site-1", "fault_from": 2},
     "run": {"residuals": "disk", "snapshot_every": 2},
 }
+AUTO: dict[str, Any] = {
+    "compress": "auto",
+    "count": 5,
+    "rounds": 8,
+    "sites": {"participation": 0.8, "dropout": 0.1},
+    "task": {"features": 400, "rate": 0.002},
+    "link": {"up": "1mbit", "down": "5mbit", "trace": "cellular-3g"},
+    "links": {"site-2": {"up": "10kbit"}},
+}
 PRUNED: dict[str, Any] = {
     "count": 2,
     "task": {"features": 30},
@@ -148,7 +157,7 @@ def alone(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize("sections", [FAULTS, PRUNED], ids=["faults", "pruned"])
+@pytest.mark.parametrize("sections", [FAULTS, PRUNED, AUTO], ids=["faults", "pruned", "auto"])
 def test_one_rank_gives_the_result_of_the_local_engine(sections: dict[str, Any], tmp_path: Path) -> None:
     local = phloem.build(table(**sections), out=tmp_path / "local")
     run = phloem.build(table(**sections), out=tmp_path / "run", engine="torch")
@@ -180,14 +189,18 @@ def test_without_torchrun_the_command_shows_its_words(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
-def test_under_torchrun_the_ranks_give_the_result_of_the_local_engine(count: int, tmp_path: Path) -> None:
-    recipe = written(tmp_path, **FAULTS)
+@pytest.mark.parametrize("sections", [FAULTS, AUTO], ids=["faults", "auto"])
+def test_under_torchrun_the_ranks_give_the_result_of_the_local_engine(
+    count: int, sections: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = written(tmp_path, **sections)
     local = phloem.build(recipe, out=tmp_path / "local")
     with under_torchrun(count, recipe, "--out", "run", cwd=tmp_path) as process:
         _, said = process.communicate(timeout=240)
     assert process.returncode == 0, said
     assert outcome(tmp_path / "run") == outcome(local.path)
-    assert said.count("round 6 of 6") == 1, "one rank tells"
+    last = sections["rounds"]
+    assert said.count(f"round {last} of {last}") == 1, "one rank tells"
     rows = read_summary(tmp_path / "run")["ranks"]
     assert [row["sites"] for row in rows] == [[f"site-{n}" for n in range(r, 5, count)] for r in range(count)]
     assert sum(row["sent_bytes"] for row in rows) >= sum(row["received_bytes"] for row in rows) > 0

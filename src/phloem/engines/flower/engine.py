@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +80,12 @@ class FlowerEngine:
                 continue
             content = RecordDict({KEY: packed(Payload(self.token, orders[site]).pack())})
             messages[site] = Message(content, node, MessageType.TRAIN)
-        replies = self._exchange(messages, self.patience.answer)
+        waited: dict[str, float] = {}
+        replies = self._exchange(messages, self.patience.answer, waited)
         answers = {}
         for site in messages:
             try:
-                answers[site] = self._answer(replies.get(site))
+                answers[site] = replace(self._answer(replies.get(site)), turnaround_seconds=waited.get(site))
             except StateError as error:
                 self.failures[site] = Failure(error.message, lost=error.hint == LOST)
             except FormatError as error:
@@ -174,10 +175,15 @@ class FlowerEngine:
         node = self.nodes.get(site)
         return node if node in online else None
 
-    def _exchange(self, messages: Mapping[str, Message], timeout: float) -> dict[str, Message]:
-        """The replies that came in time, under the keys of their messages."""
+    def _exchange(
+        self, messages: Mapping[str, Message], timeout: float, waited: dict[str, float] | None = None
+    ) -> dict[str, Message]:
+        """The replies that came in time, under the keys of their messages; `waited` is given how long each took."""
         names = list(messages)
-        found = exchanged(self.grid, [messages[name] for name in names], timeout)
+        seconds: dict[int, float] = {}
+        found = exchanged(self.grid, [messages[name] for name in names], timeout, seconds)
+        if waited is not None:
+            waited |= {names[place]: value for place, value in seconds.items()}
         return {names[place]: reply for place, reply in found.items()}
 
     # -- as any engine ---------------------------------------------------------------------------------------

@@ -52,10 +52,16 @@ class PromptGrid(Grid):
         return self.grid.pull_messages(message_ids)
 
 
-def exchanged(grid: Grid, messages: list[Message], timeout: float | None) -> dict[int, Message]:
-    """The replies that came in time, by the places of their messages; a message that Flower did not take has none."""
+def exchanged(
+    grid: Grid, messages: list[Message], timeout: float | None, waited: dict[int, float] | None = None
+) -> dict[int, Message]:
+    """The replies that came in time, by the places of their messages; a message that Flower did not take has none.
+
+    `waited` is given the seconds that each took to be here.
+    """
     if not messages:
         return {}
+    began = time.monotonic()
     ids: list[str | None] = list(grid.push_messages(messages))
     waiting = {number: place for place, number in enumerate(ids) if number is not None}
     found: dict[int, Message] = {}
@@ -65,6 +71,8 @@ def exchanged(grid: Grid, messages: list[Message], timeout: float | None) -> dic
             place = waiting.pop(reply.metadata.reply_to_message_id, None)
             if place is not None:
                 found[place] = reply
+                if waited is not None:
+                    waited[place] = time.monotonic() - began
         if waiting:
             time.sleep(_LOOK_SECONDS)
     return found

@@ -43,16 +43,19 @@ class TorchEngine:
 
     def deliver(self, orders: dict[str, bytes]) -> dict[str, Answer]:
         """Every site's answer to its order."""
-        trains, attachments = False, dict[str, bytes]()
+        trains, attachments, choices = False, dict[str, bytes](), dict[str, str]()
         for site, message in orders.items():  # one by one: each may hold a whole model
             order = Order.unpack(message)
             trains, attachments[site] = trains or order.train, order.attachment
+            choices |= {site: order.choice.hex()} if order.train else {}
         head = {
             "do": "deliver",
             # only a result that nobody trains from is brought to sites without asking one of them
             "last": bool(orders) and not trains,
             "merged": None if self.moved is None else self.moved.accepted,
             "chain": None if self.moved is None else self.moved.chain,
+            "codec": None if self.moved is None else self.moved.codec,
+            "choices": choices,
             "trunks": self._trunks,
         }
         told = []

@@ -1,0 +1,308 @@
+"""Adaptation: time to target with codecs chosen every round, against every fixed level, on the same virtual lines.
+
+python benchmarks/adaptation.py table      (src/phloem/planner/rounds.json: what a round at each level is worth)
+python benchmarks/adaptation.py fixed      (every level trains once per seed; the sizes of its messages are kept)
+python benchmarks/adaptation.py matrix     (auto trains in every cell; fixed levels are replayed on the cell's lines)
+python benchmarks/adaptation.py code-lm    (the same for the code language model, on three cells)
+python benchmarks/adaptation.py traffic    (a 25 M-parameter model's frames; rounds as in `fixed`, no training)
+
+A fixed level is the same controller bounded to that level, so both run the same code. The clock is virtual: seconds are
+those of the lines and of the reference device, and bytes are the lengths of real messages of real training. The table
+is made on other seeds (101 and up) than the cells (1 and up).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import phloem
+from measuring import EXAMPLES, HERE, RESULTS, geometric_mean, quiet, write
+from phloem.job.clock import Clock
+from phloem.planner import levels
+from phloem.planner.device import DECODE, ENCODE
+from phloem.planner.levels import DOWN, UP
+from phloem.recipe import Recipe, load_recipe
+
+TABLE_SEEDS = (101, 102, 103, 104, 105)
+LEVELS = levels.names()
+MOST = {"digits": 120, "hospitals": 60, "banks": 80, "code-lm": 40}
+#: Where a run stops: accuracy, area under the curve, the same, nats per byte.
+TARGETS = {"digits": 0.97, "hospitals": 0.98, "banks": 0.93, "code-lm": 2.15}
+TRAIN_SECONDS = {"digits": 0.1, "code-lm": 2.0, "traffic": 0.5}  # of a full core, on the virtual clock
+DEVICES = {"full": 1.0, "quarter": 0.25}
+
+FAST, SLOW = {"latency": "1ms"}, {"latency": "20ms"}
+LINKS: dict[str, dict[str, Any]] = {
+    "1 Mbit/s": {"up": "1mbit", "down": "1mbit", **SLOW},
+    "10 Mbit/s": {"up": "10mbit", "down": "10mbit", **SLOW},
+    "100 Mbit/s": {"up": "100mbit", "down": "100mbit", **SLOW},
+    "1 Gbit/s": {"up": "1gbit", "down": "1gbit", **FAST},
+    "10 Gbit/s": {"up": "10gbit", "down": "10gbit", **FAST},
+    "cellular": {"up": "10mbit", "down": "10mbit", "trace": "cellular-3g", **SLOW},
+    "drifting": {"up": "5mbit", "down": "5mbit", "trace": "drifting", **SLOW},
+    "switching": {"up": "20mbit", "down": "20mbit", "trace": "switching", **SLOW},
+    "unequal": {"up": "50mbit", "down": "50mbit", **SLOW},
+}
+UNEQUAL = (
+    "500kbit",
+    "1mbit",
+    "2mbit",
+    "5mbit",
+)  # of every fifth site and on; the others have the recipe's line
+
+
+def recipe_of(task: str, seed: int, link: str, device: str, bounds: Sequence[str] = ()) -> Recipe:
+    """A recipe of a cell; `bounds` are further changes."""
+    name = {"digits": "digits", "hospitals": "hospitals", "banks": "banks", "code-lm": "code-lm"}[task]
+    base = load_recipe(EXAMPLES / f"{name}.toml").to_json()
+    for key in ("up", "down", "later", "ledger", "links", "description", "compress", "adapt"):
+        base.pop(key, None)
+    base |= {"seed": seed, "link": dict(LINKS[link]), "device": {"speed": DEVICES[device]}, "compare": {}}
+    base["link"]["train_seconds"] = TRAIN_SECONDS.get(task, 0.05) / DEVICES[device]
+    base["rounds"] |= {"stop": "target", "target": TARGETS[task], "max": MOST[task]}
+    base["run"] = {"workers": 0, "keep_updates": False, "snapshot_every": 1_000_000}
+    recipe = load_recipe(base, bounds)
+    if link == "unequal":
+        table = recipe.to_json()
+        table["links"] = {
+            site: {**table["link"], "up": rate, "down": rate}
+            for site, rate in zip(recipe.sites.all, UNEQUAL, strict=False)
+        }
+        recipe = Recipe.from_json(table)
+    return recipe
+
+
+def run(recipe: Recipe) -> dict[str, Any]:
+    """Trains to the target: rounds, seconds on the virtual clock, and every decision with what it was told."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        done = phloem.build(recipe, out=Path(folder) / "run")
+        lines = [json.loads(line) for line in (done.path / "decisions.jsonl").read_text().splitlines()]
+    summary = done.summary
+    return {
+        "rounds": summary["rounds_to_target"],
+        "seconds": summary["seconds_to_target"],
+        "bytes": summary["bytes_to_target"],
+        "metric": summary["metric"]["value"],
+        "test": summary["test"],
+        "parameters": summary["parameters"],
+        "controller_seconds": summary.get("adapt", {}).get("controller_seconds"),
+        "wall": time.perf_counter() - started,
+        "lines": lines,
+    }
+
+
+def at_level(
+    task: str, seed: int, level: str, link: str = "100 Mbit/s", device: str = "full"
+) -> dict[str, Any]:
+    """One fixed level, trained; the sizes of its messages by round and site."""
+    found = run(recipe_of(task, seed, link, device, [f"adapt.finest='{level}'", f"adapt.coarsest='{level}'"]))
+    lines = found.pop("lines")
+    lost = [row[7] for line in lines[:16] for row in line["told"]["seen"].values() if row[7] >= 0]
+    sizes = [{site: [row[0], row[2]] for site, row in line["told"]["seen"].items()} for line in lines]
+    say(task, seed, level, found)
+    return {**found, "lost": statistics.mean(lost) if lost else 0.0, "sizes": sizes}
+
+
+def say(*words: Any) -> None:
+    *names, found = words
+    print(
+        *names,
+        f"rounds {found['rounds']} seconds {found['seconds'] or math.nan:.2f} metric {found['metric']:.4f}",
+        f"({found['wall']:.0f} s)",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def replay(task: str, fixed: Mapping[str, Any], level: str, recipe: Recipe) -> float | None:
+    """The seconds to target that a fixed level's messages take on a cell's lines, at its cheapest effort: `fast`."""
+    if fixed["rounds"] is None:
+        return None
+    clock, size, place = Clock(recipe), fixed["parameters"], levels.index_of(level)
+    option = levels.LADDER[place].options[0]
+    at = 0.0
+    sizes = fixed["sizes"]
+    merging = clock.merges([option.up] * len(recipe.sites.all), option.down, size)
+    for number, row in enumerate(sizes):
+        opening = row if number == 0 else {}
+        after = sizes[number + 1] if number + 1 < len(sizes) else row
+        up = max(
+            works + clock.sends(site, UP, sent, at + works)
+            for site, (sent, _) in row.items()
+            for works in [recipe.link_of(site).train_seconds + clock.codes(site, ENCODE, option.up, size)]
+        )
+        up += merging
+        down = max(
+            clock.sends(site, DOWN, came, at + up) + clock.codes(site, DECODE, option.down, size)
+            for site, (_, came) in after.items()
+        )
+        down = max([down, *(clock.sends(site, DOWN, came, at + up) for site, (_, came) in opening.items())])
+        at += up + down
+    return at
+
+
+def pooled(calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]], processes: int) -> list[Any]:
+    """The answers of these calls, in their order."""
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), quiet) as pool:
+        return [future.result() for future in [pool.submit(call, *words) for call, words in calls]]
+
+
+# -- the table that the package carries --------------------------------------------------------------------------
+
+
+def table(processes: int, tasks: Sequence[str]) -> None:
+    """Measures what each level is worth on the shipped tasks, and writes `rounds.json`."""
+    path = HERE.parent / "src" / "phloem" / "planner" / "rounds.json"
+    known = json.loads(path.read_text())["tasks"] if path.exists() else {}
+    seeds = {task: TABLE_SEEDS[:2] if task == "code-lm" else TABLE_SEEDS for task in tasks}
+    cells = [(task, seed, level) for task in tasks for seed in seeds[task] for level in LEVELS[1:]]
+    found = dict(zip(cells, pooled(((at_level, cell) for cell in cells), processes), strict=True))
+    for task in tasks:
+        rows: dict[str, list[float]] = {LEVELS[0]: [1.0, 0.0]}
+        for level in LEVELS[1:]:
+            ratios = [
+                (found[task, seed, level]["rounds"] or 2 * MOST[task])
+                / (found[task, seed, "bf16"]["rounds"] or MOST[task])
+                for seed in seeds[task]
+            ]
+            lost = statistics.mean(found[task, seed, level]["lost"] for seed in seeds[task])
+            rows[level] = [round(geometric_mean(ratios), 3), round(lost, 4)]
+        known[task] = rows
+        print(task, rows, file=sys.stderr)
+    text = {"command": "python benchmarks/adaptation.py table", "seeds": list(TABLE_SEEDS), "tasks": known}
+    path.write_text(json.dumps(text, indent=1) + "\n", "utf-8")
+
+
+# -- cells ------------------------------------------------------------------------------------------------------------
+
+
+def fixed(task: str, seeds: int, processes: int) -> None:
+    """Every level once per seed."""
+    cells = [(task, seed, level) for seed in range(1, seeds + 1) for level in LEVELS[1:]]
+    found = pooled(((at_level, cell) for cell in cells), processes)
+    rows = [
+        {"task": t, "seed": s, "level": level, **row} for (t, s, level), row in zip(cells, found, strict=True)
+    ]
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"adaptation-fixed-{task}.json").write_text(json.dumps(rows) + "\n", "utf-8")
+
+
+def auto(task: str, seed: int, link: str, device: str) -> dict[str, Any]:
+    """The automatic choice in one cell."""
+    found = run(recipe_of(task, seed, link, device))
+    say(task, seed, link, device, found)
+    lines = found.pop("lines")
+    inside, transfers = (sum(line["actual"]["covered"][n] for line in lines) for n in (0, 1))
+    policies = [line["policy"] for line in lines]
+    return {
+        **found,
+        "covered": [inside, transfers],
+        "switches": sum(a != b for a, b in itertools.pairwise(policies)),
+        "policies": {name: policies.count(name) for name in dict.fromkeys(policies)},
+        "levels": [[*line["up"], line["down"]] for line in lines],
+    }
+
+
+def matrix(task: str, seeds: int, processes: int, links: Sequence[str], devices: Sequence[str]) -> None:
+    """Auto in every cell, beside the replayed levels."""
+    known: dict[int, dict[str, Any]] = {}
+    for row in json.loads((RESULTS / f"adaptation-fixed-{task}.json").read_text()):
+        known.setdefault(row["seed"], {})[row["level"]] = row
+    cells = [
+        (task, seed, link, device) for link in links for device in devices for seed in range(1, seeds + 1)
+    ]
+    found = pooled(((auto, cell) for cell in cells), processes)
+    rows: dict[str, Any] = {}
+    for (_, seed, link, device), row in zip(cells, found, strict=True):
+        recipe = recipe_of(task, seed, link, device)
+        levels_took = {level: replay(task, known[seed][level], level, recipe) for level in LEVELS[1:]}
+        cell = rows.setdefault(
+            f"{link} / {device}", {"auto": [], "fixed": {level: [] for level in LEVELS[1:]}, "runs": []}
+        )
+        cell["auto"].append(row["seconds"])
+        for level, seconds in levels_took.items():
+            cell["fixed"][level].append(seconds)
+        cell["runs"].append({"seed": seed, **row})
+    write(f"adaptation-{task}", f"python benchmarks/adaptation.py matrix --task {task}", summarised(rows))
+
+
+def summarised(rows: dict[str, Any]) -> dict[str, Any]:
+    """By cell, geometric means over seeds; a run that never came to its target counts as infinite."""
+    cells = {}
+    for name, cell in rows.items():
+        took = {level: mean_of(values) for level, values in cell["fixed"].items()}
+        ours, best = mean_of(cell["auto"]), min(took, key=took.__getitem__)
+        cells[name] = {
+            "auto": ours,
+            "best": best,
+            "to_best": ours / took[best],
+            "to_bf16": ours / took["bf16"],
+            "fixed": took,
+            "by_seed": [
+                a / min(v[n] or math.inf for v in cell["fixed"].values()) if a else math.inf
+                for n, a in enumerate(cell["auto"])
+            ],
+            "runs": cell["runs"],
+        }
+    single = {
+        level: geometric_mean([cell["fixed"][level] / cell["auto"] for cell in cells.values()])
+        for level in LEVELS[1:]
+        if all(math.isfinite(cell["fixed"][level]) for cell in cells.values())
+    }
+    inside, transfers = (sum(run["covered"][n] for c in cells.values() for run in c["runs"]) for n in (0, 1))
+    return {
+        "to_best": geometric_mean([cell["to_best"] for cell in cells.values()]),
+        "worst_to_best": max(cell["to_best"] for cell in cells.values()),
+        "worst_to_bf16": max(cell["to_bf16"] for cell in cells.values()),
+        "single_codec_over_auto": single,
+        "best_single_over_auto": min(single.values()),
+        "coverage": inside / max(transfers, 1),
+        "cells": cells,
+    }
+
+
+def mean_of(values: Sequence[float | None]) -> float:
+    """The geometric mean; infinite where one never came."""
+    return (
+        math.inf
+        if any(value is None for value in values)
+        else geometric_mean([float(v) for v in values if v])
+    )
+
+
+def main() -> None:
+    """Runs one part."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=("table", "fixed", "matrix"))
+    parser.add_argument("--task", default="digits")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--links", nargs="*", default=list(LINKS))
+    parser.add_argument("--devices", nargs="*", default=list(DEVICES))
+    options = parser.parse_args()
+    quiet()
+    if options.part == "table":
+        table(options.processes, [options.task] if options.task != "all" else list(TARGETS))
+    elif options.part == "fixed":
+        fixed(options.task, options.seeds, options.processes)
+    else:
+        matrix(options.task, options.seeds, options.processes, options.links, options.devices)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Adaptation inside a run: tells the controller what each round took, and writes down what was decided and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from phloem.engines.base import Answer
+from phloem.job.clock import Clock
+from phloem.job.record import RoundRecord
+from phloem.planner.control import Controller, Decision, Seen, label
+from phloem.planner.device import DECODE, ENCODE
+from phloem.planner.levels import DOWN, UP
+from phloem.planner.settings import MEASURED
+from phloem.recipe import Recipe
+from phloem.rounds.adapting import AdaptiveChoice
+from phloem.rounds.choose import Choose
+from phloem.rounds.coordinator import Coordinator
+from phloem.rounds.plan import Plan
+from phloem.rounds.result import RoundResult
+from phloem.tasks.base import Metric
+from phloem.wire.messages import Report
+
+VERSION = 1
+"""Of a line of `decisions.jsonl`."""
+
+
+def chooser_for(recipe: Recipe, plan: Plan, parameters: int) -> Choose | None:
+    """What chooses codecs in a run of this recipe; None where they are fixed."""
+    return AdaptiveChoice(controller_for(recipe, parameters)) if recipe.adapts else None
+
+
+def controller_for(recipe: Recipe, parameters: int) -> Controller:
+    """The controller of a recipe's runs, which knows its task, and nothing of its lines and devices."""
+    return Controller(
+        recipe.sites.all,
+        parameters,
+        settings=recipe.adapt,
+        task=recipe.task_name,
+        rounds=recipe.rounds.max,
+    )
+
+
+class Adaptation:
+    """One run's side of it: what the controller is told, on the clock that the recipe asks for."""
+
+    def __init__(self, choice: AdaptiveChoice, recipe: Recipe, clock: Clock, metric: Metric) -> None:
+        self.choice, self.recipe, self.clock, self.metric = choice, recipe, clock, metric
+
+    @classmethod
+    def of(cls, recipe: Recipe, coordinator: Coordinator, clock: Clock, metric: Metric) -> Adaptation | None:
+        """The adaptation of a run; None where its codecs are fixed."""
+        choice = coordinator.chooser
+        return cls(choice, recipe, clock, metric) if isinstance(choice, AdaptiveChoice) else None
+
+    def observe(
+        self,
+        record: RoundRecord,
+        result: RoundResult,
+        orders: Mapping[str, bytes],
+        answers: Mapping[str, Answer],
+        before: RoundRecord | None,
+    ) -> dict[str, Any] | None:
+        """Tells the controller what a round took; gives the line for `decisions.jsonl`. None where nobody trained."""
+        decision, controller = self.choice.decision, self.choice.controller
+        if decision is None or decision.round != record.round:
+            return None
+        sent = {update.site for update in result.accepted}
+        seen = {}
+        for site, answer in answers.items():
+            if site in decision.up:
+                report = result.reports.get(site, Report())
+                seen[site] = self._seen(site, orders[site], answer, report, decision, before, site in sent)
+        loss = -record.metric if self.metric.higher_is_better else record.metric
+        found = controller.observe(
+            record.round, seen, frame_bytes=len(result.frame), loss=loss, norm=result.norm
+        )
+        exponent, parameters = controller.worth.exponent, controller.sizes.parameters
+        return {"version": VERSION, **line_of(decision, found, seen, loss, result, exponent, parameters)}
+
+    def _seen(
+        self,
+        site: str,
+        order: bytes,
+        answer: Answer,
+        report: Report,
+        decision: Decision,
+        before: RoundRecord | None,
+        updated: bool,
+    ) -> Seen:
+        up_bytes = len(answer.message) if updated else 0
+        lost = -1.0 if report.lost is None else report.lost
+        if self.recipe.adapt.clock == MEASURED and answer.turnaround_seconds is not None:
+            return measured(order, answer, report, up_bytes, lost)
+        clock, size = self.clock, self.choice.controller.sizes.parameters
+        ended = 0.0 if before is None else before.total_seconds
+        came = ended - (0.0 if before is None else before.down_seconds)
+        train = self.recipe.link_of(site).train_seconds
+        encode = clock.codes(site, ENCODE, decision.config(site), size) if updated else 0.0
+        down = self.choice.controller.previous_down
+        decode = clock.codes(site, DECODE, down, size) if down is not None else 0.0
+        return Seen(
+            up_bytes,
+            clock.sends(site, UP, up_bytes, ended + train + encode) if updated else 0.0,
+            len(order),
+            clock.sends(site, DOWN, len(order), came),
+            encode,
+            decode,
+            train,
+            lost,
+        )
+
+
+def measured(order: bytes, answer: Answer, report: Report, up_bytes: int, lost: float) -> Seen:
+    """A round as whoever sent the order and waited for the reply saw it, less what the site says that it worked.
+
+    Only the sum of both transfers shows there; each gets the part of it that its bytes have. A site that says it
+    worked longer than the whole took is believed as far as that goes.
+    """
+    assert answer.turnaround_seconds is not None
+    worked = report.train_seconds + report.encode_seconds + report.decode_seconds
+    moving = max(answer.turnaround_seconds - worked, 1e-4)
+    size = up_bytes + len(order)
+    return Seen(
+        up_bytes,
+        moving * up_bytes / size,
+        len(order),
+        moving * len(order) / size,
+        report.encode_seconds,
+        report.decode_seconds,
+        report.train_seconds,
+        lost,
+    )
+
+
+def line_of(
+    decision: Decision,
+    found: Mapping[str, Any],
+    seen: Mapping[str, Seen],
+    loss: float,
+    result: RoundResult,
+    exponent: float,
+    parameters: int,
+) -> dict[str, Any]:
+    """One line of `decisions.jsonl`: what was chosen and why, what was expected, what came, and all that was told."""
+    levels: dict[str, list[str]] = {}
+    for site, choice in sorted(decision.up.items()):
+        levels.setdefault(label(choice), []).append(site)
+    median, low, high = decision.predicted
+    return {
+        "round": decision.round,
+        "policy": decision.policy,
+        "why": decision.why,
+        "up": levels,
+        "down": label(decision.down),
+        "predicted": {"seconds": median, "low": low, "high": high},
+        "actual": dict(found),
+        "scores": dict(decision.scores),
+        "exponent": exponent,
+        "parameters": parameters,
+        "told": {
+            "frame_bytes": len(result.frame),
+            "loss": loss if math.isfinite(loss) else None,
+            "norm": result.norm,
+            "seen": {site: one.to_json() for site, one in sorted(seen.items())},
+        },
+    }

@@ -1,0 +1,399 @@
+"""The controller: which level every site sends at in this round, from what the rounds before took.
+
+Deterministic: what it decides follows from its settings and from what it was told (`Seen`), and from nothing else. It
+asks no clock and draws no number, so that its log replays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from phloem.planner import policies
+from phloem.planner.costs import Seen, SiteCosts, Sizes, Table, expected_coding, table
+from phloem.planner.device import DECODE, ENCODE, Device, reference
+from phloem.planner.guard import Guard
+from phloem.planner.levels import DOWN, HEADER_BYTES, LADDER, START, UP, index_of, names
+from phloem.planner.link import Line
+from phloem.planner.policies import CAUTIOUS, CAUTIOUS_SIGMAS, COMMON, DEADLINE, Proposal
+from phloem.planner.rounds import Worth
+from phloem.planner.settings import Adapting
+
+EIGHTY = 1.2816
+"""Standard deviations on either side that hold four fifths of a normal distribution."""
+
+_FORGETS = 0.97
+_MARGIN = 0.02  # a policy must be better by this share before it takes over
+_FAMILY_ROUNDS = 5  # from one change of the codec to the next
+_BF16 = index_of("bf16")
+_SWERVED = 0.7  # log-seconds by which the median line surprised: scores of before count less
+_REMEMBERS = 0.2
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one round does, and why.
+
+    Attributes:
+        policy: the one in use: "start", "all LEVEL", "common", "deadline", "cautious", or the objective's own.
+        why: in a few words.
+        up: level and effort by site, as places in the ladder.
+        down: the same for the frame that brings the result.
+        predicted: seconds of the round at its median, and the bounds that hold four fifths.
+        scores: seconds per uncompressed round of every policy so far; empty in the first round.
+    """
+
+    round: int
+    policy: str
+    why: str
+    up: Mapping[str, tuple[int, int]]
+    down: tuple[int, int]
+    predicted: tuple[float, float, float]
+    scores: Mapping[str, float]
+
+    def config(self, site: str | None) -> dict[str, Any]:
+        """The codec of a site's update; without a site, of the frame that goes down."""
+        level, option = self.down if site is None else self.up[site]
+        chosen = LADDER[level].options[option]
+        return dict(chosen.down if site is None else chosen.up)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Discounted sums by policy: seconds that its rounds would have taken, and what they would have been worth."""
+
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    progress: Mapping[str, float] = field(default_factory=dict)
+
+    def after(self, took: Mapping[str, tuple[float, float]], forgets: float) -> Scores:
+        """The sums after a round."""
+        return Scores(
+            {name: forgets * self.seconds.get(name, 0.0) + row[0] for name, row in took.items()},
+            {name: forgets * self.progress.get(name, 0.0) + row[1] for name, row in took.items()},
+        )
+
+    def rates(self) -> dict[str, float]:
+        """Seconds per uncompressed round."""
+        return {name: self.seconds[name] / max(self.progress[name], 1e-12) for name in self.seconds}
+
+
+class Controller:
+    """Decides round by round; `decide`, then `observe` what came of it."""
+
+    def __init__(
+        self,
+        sites: Iterable[str],
+        parameters: int,
+        *,
+        settings: Adapting | None = None,
+        task: str = "",
+        device: Device | None = None,
+        rounds: int = 1_000_000,
+    ) -> None:
+        """`device` is the coordinator's, and the sites' until they report; `rounds` are those that a budget is for."""
+        self.settings = settings or Adapting()
+        self.device = device or reference()
+        self.rounds = rounds
+        self.sites = {name: SiteCosts() for name in sites}
+        self.sizes = Sizes.of(parameters)
+        self.worth = Worth.of(task)
+        self.guard = Guard()
+        self.scores = Scores()
+        self.policy = "start"
+        self.changed = -_FAMILY_ROUNDS  # the round of the last change of codec
+        self.spent = 0.0
+        self.rounds_scored = 0  # since the lines last swerved
+        self.merges = 1.0
+        self.in_use = len(LADDER) - 1  # the coarsest level of the last round
+        self.down: tuple[int, int] | None = None  # what brought the last result
+        self._levels: dict[str, int] = {}  # of every site's last update
+        self._decided: tuple[Decision, dict[str, Proposal], tuple[str, ...]] | None = None
+
+    @property
+    def previous_down(self) -> dict[str, Any] | None:
+        """The codec of the frame that brought the last result, before the first None."""
+        return None if self.down is None else dict(LADDER[self.down[0]].options[self.down[1]].down)
+
+    # -- before a round --------------------------------------------------------------------------------------
+
+    def decide(self, number: int, asked: Sequence[str]) -> Decision:
+        """What round `number` does with these sites; asked again, it says the same."""
+        asked = tuple(sorted(asked))
+        if self._decided is not None and self._decided[0].round == number and self._decided[2] == asked:
+            return self._decided[0]
+        views = [self.sites.get(name, SiteCosts()) for name in asked]
+        median = table(views, self.device, self.sizes, merges=self.merges)
+        allowed = self._allowed(number)
+        proposals = self._proposals([view.hoped() for view in views], allowed)
+        policy, why = self._policy(number, proposals, allowed)
+        chosen = proposals[policy] if policy != "start" else policies.all_at(self._start(allowed), len(asked))
+        if self.settings.objective == "time":
+            chosen = self._by_steps(number, chosen, asked, allowed)
+        decision = Decision(
+            number,
+            policy,
+            why,
+            {
+                name: (int(level), int(median.efforts[row, level]))
+                for row, (name, level) in enumerate(zip(asked, chosen.up, strict=True))
+            },
+            (chosen.down, int(median.effort_down[chosen.down])),
+            self._predicted(views, median, chosen),
+            self.scores.rates(),
+        )
+        self._decided = decision, proposals, asked
+        return decision
+
+    def _by_steps(
+        self, number: int, chosen: Proposal, asked: Sequence[str], allowed: Sequence[int]
+    ) -> Proposal:
+        """The proposal, with nobody more than a level finer than before: a line that is slow shows it on the way.
+
+        To a finer codec nobody goes sooner than five rounds after the last change of codec; to a coarser at once.
+        """
+        start, most = index_of(START), max(allowed)
+        held = number - self.changed < _FAMILY_ROUNDS
+
+        def least_of(level: int) -> int:
+            same = LADDER[max(level - 1, 0)].family == LADDER[level].family
+            return min(level - (1 if same or not held else 0), most)
+
+        least = [least_of(self._levels.get(name, start)) for name in asked]
+        least_down = least_of(start if self.down is None else self.down[0])
+        return Proposal(np.maximum(chosen.up, np.array(least, np.intp)), max(chosen.down, least_down))
+
+    def _start(self, allowed: Sequence[int]) -> int:
+        return min(allowed, key=lambda level: abs(level - index_of(START)))
+
+    def _allowed(self, number: int) -> list[int]:
+        finest, usual = index_of(self.settings.finest), index_of(self.settings.coarsest)
+        coarsest = max(self.guard.coarsest(number, usual, min(self.in_use, usual), _BF16), finest)
+        return list(range(finest, coarsest + 1))
+
+    def _proposals(self, views: Sequence[SiteCosts], allowed: Sequence[int]) -> dict[str, Proposal]:
+        median = table(views, self.device, self.sizes, merges=self.merges)
+        progress = np.array(self.worth.progress())
+        found = {policies.name_of(level): policies.all_at(level, len(views)) for level in allowed}
+        objective = self.settings.objective
+        if objective == "deadline":
+            return {
+                **found,
+                objective: policies.within(median, progress, self.settings.deadline_seconds, allowed),
+            }
+        if objective in ("bytes", "budget"):
+            sizes = [
+                np.array([self.sizes.bytes(way, level, 0) for level in range(len(LADDER))])
+                for way in (UP, DOWN)
+            ]
+            budget = self._allowance() if objective == "budget" else None
+            chosen = policies.by_bytes(sizes[0], sizes[1], progress, allowed, len(views), budget)
+            return {**found, objective: chosen}
+        rate = self._rate(median, progress, allowed)
+        cautious = table(views, self.device, self.sizes, z=CAUTIOUS_SIGMAS, merges=self.merges)
+        found[COMMON] = policies.common(median, progress, rate, allowed)
+        if len(views) > 1:
+            found[DEADLINE] = policies.by_deadline(median, progress, rate, allowed)
+            found[CAUTIOUS] = policies.by_deadline(cautious, progress, rate, allowed)
+        return found
+
+    def _rate(self, median: Table, progress: Any, allowed: Sequence[int]) -> float:
+        """Uncompressed rounds per second, at the best known."""
+        rates = self.scores.rates()
+        if rates:
+            return 1.0 / max(min(rates.values()), 1e-12)
+        whole = [policies.all_at(level, len(median.up)) for level in allowed]
+        return max(
+            policies.worth(one, progress) / max(median.round_seconds(one.up, one.down), 1e-12)
+            for one in whole
+        )
+
+    def _allowance(self) -> float:
+        done = max(sum(site.seen for site in self.sites.values()) / max(len(self.sites), 1), 0.0)
+        return (self.settings.budget_bytes - self.spent) / max(self.rounds - done, 1.0)
+
+    def _policy(
+        self, number: int, proposals: Mapping[str, Proposal], allowed: Sequence[int]
+    ) -> tuple[str, str]:
+        objective = self.settings.objective
+        if objective != "time":
+            return objective, f"for the objective '{objective}'"
+        if not self.scores.seconds:
+            return "start", "nothing is known of any line yet"
+        rates = {name: rate for name, rate in self.scores.rates().items() if name in proposals}
+        if self.guard.off:
+            rates = {
+                name: rate for name, rate in rates.items() if name == policies.name_of(max(allowed))
+            } or rates
+        best = min(rates, key=rates.__getitem__)
+        current = self.policy
+        if current not in rates:
+            return best, "fastest so far"
+        if rates[best] >= (1 - _MARGIN) * rates[current]:
+            return current, "no other is faster by 2 %"
+        return best, f"faster than '{current}' by {100 * (1 - rates[best] / rates[current]):.0f} %"
+
+    def _predicted(
+        self, views: Sequence[SiteCosts], median: Table, chosen: Proposal
+    ) -> tuple[float, float, float]:
+        came = chosen.down if self.down is None else self.down[0]
+        bounds = [
+            table(views, self.device, self.sizes, z=z, merges=self.merges).round_seconds(chosen.up, came)
+            for z in (-EIGHTY, EIGHTY)
+        ]
+        return median.round_seconds(chosen.up, came), bounds[0], bounds[1]
+
+    # -- after it --------------------------------------------------------------------------------------------
+
+    def observe(
+        self, number: int, seen: Mapping[str, Seen], *, frame_bytes: int, loss: float, norm: float
+    ) -> dict[str, Any]:
+        """Takes in what a round took, per site; gives what was found, for the log.
+
+        `frame_bytes` is the length of the frame that brought the result down, `norm` the Euclidean norm of the trunk's
+        step, `loss` the task's metric on the stopping data, lower better.
+        """
+        assert self._decided is not None
+        decision, proposals, asked = self._decided
+        assert decision.round == number
+        before = dict(self.sites)
+        covered = self._learn(decision, seen)
+        self.sizes = self.sizes.after(DOWN, *decision.down, frame_bytes + HEADER_BYTES)
+        took = self._would_have_taken(before, seen, proposals, asked)
+        actual = self._took(decision, seen)
+        swerved = self._swerved(before, seen)
+        self.rounds_scored = 0 if swerved else self.rounds_scored + 1
+        forgets = _REMEMBERS if swerved else min(_FORGETS, self.rounds_scored / (self.rounds_scored + 2))
+        self.scores = self.scores.after(took, forgets)
+        family = LADDER[decision.down[0]].family
+        if self.down is not None and family != LADDER[self.down[0]].family:
+            self.changed = number
+        self.policy = decision.policy
+        self.in_use = max((level for level, _ in decision.up.values()), default=self.in_use)
+        self.down = decision.down
+        self._levels |= {name: decision.up[name][0] for name, one in seen.items() if one.up_bytes}
+        self.guard = self.guard.after(number, loss, norm)
+        self.spent += sum(one.up_bytes + one.down_bytes for one in seen.values())
+        return {"seconds": actual, "covered": covered, "swerved": swerved}
+
+    def _learn(self, decision: Decision, seen: Mapping[str, Seen]) -> list[int]:
+        """Lines, devices, sizes and worth after a round; how many transfers, of all, took what was expected."""
+        inside = transfers = 0
+        lost: dict[int, list[float]] = {}
+        for name, one in sorted(seen.items()):
+            site = self.sites.setdefault(name, SiteCosts())
+            for line, size, seconds in (
+                (site.up, one.up_bytes, one.up_seconds),
+                (site.down, one.down_bytes, one.down_seconds),
+            ):
+                if size and seconds > 0 and line.seen:
+                    transfers += 1
+                    inside += line.seconds(size, -EIGHTY) <= seconds <= line.seconds(size, EIGHTY)
+            up = decision.up.get(name) if one.up_bytes else None
+            down = self.down if one.down_bytes else None
+            self.sites[name] = site.after(one, expected_coding(self.device, self.sizes, up, down))
+            if up is not None:
+                self.sizes = self.sizes.after(UP, *up, one.up_bytes)
+            if 0 <= one.lost <= 1 and name in self._levels:  # of the update before
+                lost.setdefault(self._levels[name], []).append(one.lost)
+        for level, values in lost.items():
+            self.worth = self.worth.after(level, sum(values) / len(values))
+        for name in self.sites.keys() - seen.keys():
+            site = self.sites[name]
+            self.sites[name] = replace(site, up=site.up.rested(), down=site.down.rested())
+        return [inside, transfers]
+
+    def _would_have_taken(
+        self,
+        before: Mapping[str, SiteCosts],
+        seen: Mapping[str, Seen],
+        proposals: Mapping[str, Proposal],
+        asked: Sequence[str],
+    ) -> dict[str, tuple[float, float]]:
+        """Seconds and worth of this round under every policy."""
+        present = [row for row, name in enumerate(asked) if name in seen and seen[name].up_bytes]
+        if not present:
+            return {}
+        views = []
+        for row in present:
+            name, one = asked[row], seen[asked[row]]
+            site, old = self.sites[name], before.get(name, SiteCosts())
+            up = site.up.as_it_was(old.up, one.up_bytes, one.up_seconds)
+            down = (
+                site.down.as_it_was(old.down, one.down_bytes, one.down_seconds)
+                if one.down_bytes
+                else site.down
+            )
+            views.append(replace(site, up=up, down=down, train=max(one.train_seconds, 0.0)).hoped())
+        found = table(views, self.device, self.sizes, merges=self.merges)
+        progress = np.array(self.worth.progress())
+        took = {}
+        for name, proposal in proposals.items():
+            here = Proposal(proposal.up[present], proposal.down)
+            took[name] = found.round_seconds(here.up, here.down), policies.worth(here, progress)
+        return took
+
+    def _took(self, decision: Decision, seen: Mapping[str, Seen]) -> float:
+        """The seconds of the round as it was: its orders, which brought the last result, and its updates."""
+        came = max((one.down_seconds + one.decode_seconds for one in seen.values()), default=0.0)
+        went = max(
+            (one.train_seconds + one.encode_seconds + one.up_seconds for one in seen.values()), default=0.0
+        )
+        coded = [(DECODE, decision.up[name]) for name, one in seen.items() if one.up_bytes]
+        if self.down is not None:
+            coded.append((ENCODE, self.down))
+        merging = sum(self.device.seconds(way, label(choice), self.sizes.parameters) for way, choice in coded)
+        return came + went + self.merges * merging
+
+    def _swerved(self, before: Mapping[str, SiteCosts], seen: Mapping[str, Seen]) -> bool:
+        """Whether most lines were far from what was expected of them: the times have changed."""
+        surprises = []
+        for name, one in seen.items():
+            line = before[name].up if name in before else Line()
+            if line.seen and one.up_bytes and one.up_seconds > 0:
+                surprises.append(abs(math.log(one.up_seconds / line.seconds(one.up_bytes))))
+        return bool(surprises) and float(np.median(surprises)) > _SWERVED
+
+    # -- saved and restored ----------------------------------------------------------------------------------
+
+    def save(self) -> dict[str, Any]:
+        """Everything between two rounds, as plain values."""
+        return {
+            "sites": {name: site.to_json() for name, site in self.sites.items()},
+            "sizes": {way: {str(k): v for k, v in rows.items()} for way, rows in self.sizes.factors.items()},
+            "worth": [self.worth.exponent, self.worth.seen],
+            "guard": self.guard.to_json(),
+            "scores": asdict(self.scores),
+            "policy": self.policy,
+            "changed": self.changed,
+            "spent": self.spent,
+            "rounds_scored": self.rounds_scored,
+            "in_use": self.in_use,
+            "down": self.down,
+            "levels": self._levels,
+        }
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Stands again where `save` was called."""
+        self.sites = {name: SiteCosts.from_json(row) for name, row in saved["sites"].items()}
+        factors = {way: {int(k): float(v) for k, v in rows.items()} for way, rows in saved["sizes"].items()}
+        self.sizes = replace(self.sizes, factors=factors)
+        self.worth = replace(self.worth, exponent=saved["worth"][0], seen=saved["worth"][1])
+        self.guard = Guard.from_json(saved["guard"])
+        self.scores = Scores(dict(saved["scores"]["seconds"]), dict(saved["scores"]["progress"]))
+        self.policy, self.changed = saved["policy"], saved["changed"]
+        self.spent, self.in_use = saved["spent"], saved["in_use"]
+        self.rounds_scored = saved["rounds_scored"]
+        self.down = None if saved["down"] is None else (saved["down"][0], saved["down"][1])
+        self._levels = dict(saved["levels"])
+
+
+def label(choice: tuple[int, int]) -> str:
+    """A level and an effort in words: "bf16", "0.1 fast"."""
+    return LADDER[choice[0]].keys()[choice[1]]
+
+
+__all__ = ["Controller", "Decision", "Seen", "label", "names"]

@@ -1,0 +1,89 @@
+"""What a round at a level is worth: how many of them do what one uncompressed round does.
+
+Nobody can compute that, so it is measured: `rounds.json` has for every task that comes with the package the rounds to
+the same target at each level, over the rounds without compression, and how much of an update the frames left out
+meanwhile (`benchmarks/adaptation.py table`). Another task begins with the geometric mean of these. In a run the loss
+that the sites report says whether its updates are easier or harder to compress than the table's.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+
+from phloem.errors import StateError
+from phloem.planner import levels
+
+_GAIN = 0.1
+_EASIEST, _HARDEST = 0.5, 2.0
+_TELLING = (0.02, 0.995)  # outside these, what frames leave out says nothing
+
+
+@dataclass(frozen=True)
+class Worth:
+    """The rounds that each level takes, and what makes this run differ from the table.
+
+    Attributes:
+        rounds: by level, finest first; 1 is as many as without compression.
+        lost: the share of an update's square that its frames leave out, by level, error feedback included.
+        exponent: the run's rounds are the table's to this power.
+        seen: how many rounds that is learned from.
+    """
+
+    rounds: tuple[float, ...]
+    lost: tuple[float, ...]
+    exponent: float = 1.0
+    seen: int = 0
+
+    @classmethod
+    def of(cls, task: str) -> Worth:
+        """What is known of a task, by its name; the mean of all where there is nothing."""
+        tables = _tables()
+        rows = [tables[task]] if task in tables else list(tables.values())
+        rounds = tuple(_mean([row[name][0] for row in rows]) for name in levels.names())
+        lost = tuple(sum(row[name][1] for row in rows) / len(rows) for name in levels.names())
+        return cls(rounds, lost)
+
+    def inflation(self, level: int) -> float:
+        """The rounds of this level over those without compression, in this run."""
+        return float(self.rounds[level] ** self.exponent)
+
+    def progress(self) -> list[float]:
+        """What one round of every level is worth, in rounds without compression."""
+        return [1.0 / self.inflation(level) for level in range(len(self.rounds))]
+
+    def after(self, level: int, lost: float) -> Worth:
+        """The same after a round in which the frames of that level left out this share of the updates."""
+        expected = self.lost[level]
+        low, high = _TELLING
+        if not (low <= expected <= high and 0 < lost < 1):
+            return self
+        found = math.log1p(-min(lost, high)) / math.log1p(-expected)
+        found = min(max(found, _EASIEST), _HARDEST)
+        exponent = self.exponent + max(_GAIN, 1.0 / (self.seen + 5)) * (found - self.exponent)
+        return replace(self, exponent=exponent, seen=self.seen + 1)
+
+
+@functools.cache
+def _tables() -> dict[str, dict[str, tuple[float, float]]]:
+    """By task and level: rounds over those without compression, and the share left out."""
+    text = resources.files("phloem.planner").joinpath("rounds.json").read_text("utf-8")
+    found = {}
+    for task, rows in json.loads(text)["tasks"].items():
+        if set(rows) != set(levels.names()):
+            raise StateError(f"the table of task '{task}' has other levels than this version")
+        found[task] = {name: (float(row[0]), float(row[1])) for name, row in rows.items()}
+    return found
+
+
+def known_tasks() -> tuple[str, ...]:
+    """The tasks that have a table of their own."""
+    return tuple(sorted(_tables()))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))

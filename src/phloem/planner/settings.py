@@ -1,0 +1,55 @@
+"""`[adapt]` of a recipe: what an automatic choice is for, and what bounds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from phloem.errors import ConfigError
+from phloem.planner import levels
+
+OBJECTIVES = ("time", "bytes", "budget", "deadline")
+SIMULATED, MEASURED = "simulated", "measured"
+CLOCKS = ("", SIMULATED, MEASURED)
+
+
+@dataclass(frozen=True)
+class Adapting:
+    """What the choice of codecs is for.
+
+    Attributes:
+        objective: "time" reaches the target soonest; "bytes" with the fewest bytes; "budget" spends `budget_bytes`
+            evenly over the rounds that are left and gets the most out of them; "deadline" gets the most out of rounds
+            of `deadline_seconds`.
+        budget_bytes: all frames of the run, both ways.
+        deadline_seconds: of a round, training included.
+        clock: "simulated" takes durations from the recipe's links and devices, so that a run is the same wherever it
+            is made; "measured" takes them from the wire. "" is simulated in the local engine, measured elsewhere.
+        finest, coarsest: names of levels that bound every choice.
+    """
+
+    objective: str = "time"
+    budget_bytes: float = 0.0
+    deadline_seconds: float = 0.0
+    clock: str = ""
+    finest: str = levels.LADDER[0].name
+    coarsest: str = levels.LADDER[-1].name
+
+    def __post_init__(self) -> None:
+        _check_one("objective", self.objective, OBJECTIVES)
+        _check_one("clock", self.clock, CLOCKS)
+        for key in ("finest", "coarsest"):
+            _check_one(key, getattr(self, key), levels.names())
+        if levels.index_of(self.finest) > levels.index_of(self.coarsest):
+            raise ConfigError("[adapt]: 'finest' is coarser than 'coarsest'")
+        for key, objective in (("budget_bytes", "budget"), ("deadline_seconds", "deadline")):
+            value = getattr(self, key)
+            if not 0 <= value < 1e18:
+                raise ConfigError(f"[adapt]: '{key}' must be positive, found {value!r}")
+            if (value > 0) != (self.objective == objective):
+                raise ConfigError(f"[adapt]: objective = '{objective}' and '{key}' belong together")
+
+
+def _check_one(key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        words = ", ".join(f"'{one}'" for one in known)
+        raise ConfigError(f"[adapt]: '{key}' is one of {words}, found {value!r:.40}")

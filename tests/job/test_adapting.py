@@ -1,0 +1,148 @@
+"""Runs whose codecs are chosen while they go on: the same in every repetition, replayed and audited like any other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.job.auditing import audited, names
+from tests.job.test_build import StopAfter, Stopped
+from tests.tiny import table
+
+import phloem
+from phloem.branches import verifying
+from phloem.branches.repository import Repository
+from phloem.errors import ConfigError
+from phloem.job.adapting import controller_for
+from phloem.job.rounds_again import replay_rounds
+from phloem.planner.control import Seen, label
+from phloem.planner.settings import Adapting
+from phloem.recipe import load_recipe
+
+AUTO: dict[str, Any] = {
+    "compress": "auto",
+    "count": 4,
+    "rounds": 10,
+    "task": {"features": 400, "rate": 0.002},
+    "link": {"up": "1mbit", "down": "5mbit", "train_seconds": 0.05},
+}
+HARD: dict[str, Any] = {
+    **AUTO,
+    "sites": {"dropout": 0.2, "late": 0.1, "participation": 0.8},
+    "server": {"name": "nesterov", "learning_rate": 0.7},
+    "link": {"up": "1mbit", "down": "5mbit", "trace": "switching"},
+    "links": {"site-1": {"up": "20kbit"}},
+    "devices": {"site-2": {"speed": 0.01}},
+}
+
+
+def decisions(root: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (root / "decisions.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("sections", [AUTO, HARD], ids=["plain", "hard"])
+def test_a_run_is_the_same_in_every_repetition_and_with_workers(
+    sections: dict[str, Any], tmp_path: Path
+) -> None:
+    run = phloem.build(table(**sections), out=tmp_path / "a")
+    again = phloem.build(table(**sections, run={"workers": 2}), out=tmp_path / "b")
+    assert run.summary["state_digest"] == again.summary["state_digest"]
+    assert decisions(run.path) == decisions(again.path)
+    assert [line["round"] for line in decisions(run.path)] == list(range(10))
+
+
+def test_what_was_expected_of_a_steady_line_is_what_the_clock_then_shows(tmp_path: Path) -> None:
+    run = phloem.build(table(**AUTO), out=tmp_path / "run")
+    for line, record in zip(decisions(run.path)[4:], run.records[4:], strict=True):
+        assert line["actual"]["seconds"] == pytest.approx(record.seconds, rel=0.05)
+        assert line["predicted"]["low"] <= line["actual"]["seconds"] <= line["predicted"]["high"]
+
+
+@pytest.mark.parametrize("stop", [1, 4, 9])
+def test_a_run_goes_on_with_the_choices_that_it_would_have_made(stop: int, tmp_path: Path) -> None:
+    whole = phloem.build(table(**HARD), out=tmp_path / "whole")
+    with pytest.raises(Stopped):
+        phloem.build(table(**HARD), out=tmp_path / "torn", watch=StopAfter(stop))
+    torn = phloem.build(resume=tmp_path / "torn")
+    assert decisions(torn.path) == decisions(whole.path)
+    assert torn.summary["chain"] == whole.summary["chain"]
+
+
+def test_every_choice_follows_from_what_the_log_says_that_was_measured(tmp_path: Path) -> None:
+    run = phloem.build(table(**HARD), out=tmp_path / "run")
+    controller = controller_for(load_recipe(table(**HARD)), run.summary["parameters"])
+    for line in decisions(run.path):
+        asked = [site for sites in line["up"].values() for site in sites]
+        decision = controller.decide(line["round"], asked)
+        assert {label(choice) for choice in decision.up.values()} == set(line["up"])
+        assert (decision.policy, label(decision.down)) == (line["policy"], line["down"])
+        told = line["told"]
+        seen = {site: Seen(*values) for site, values in told["seen"].items()}
+        controller.observe(
+            line["round"], seen, frame_bytes=told["frame_bytes"], loss=told["loss"], norm=told["norm"]
+        )
+
+
+def test_the_ledger_of_such_a_run_is_valid_and_every_merge_is_replayed(tmp_path: Path) -> None:
+    run = phloem.build(table(**HARD, ledger={"receipts": "lagged 3"}), out=tmp_path / "run")
+    found = audited(run.path)
+    assert (str(found.verdict), names(found), found.replayed) == ("valid", set(), 10)
+
+
+def test_such_rounds_on_a_branch_are_merged_again_from_the_repository(tmp_path: Path) -> None:
+    with Repository.create(tmp_path / ".phloem") as repo:
+        phloem.build(table(**HARD), out=tmp_path / "run", branch="trunk", repo=tmp_path)
+        checked = verifying.verify(repo, "trunk", replay=True, rounds=replay_rounds)
+        assert (checked.wrong, checked.unknown, checked.replayed) == ((), (), 10)
+
+
+def test_a_slow_site_sends_less_than_the_others(tmp_path: Path) -> None:
+    sections = {**AUTO, "count": 6, "rounds": 20, "links": {"site-0": {"up": "20kbit"}}}
+    run = phloem.build(table(**sections), out=tmp_path / "run")
+    rows = run.records[-1].per_site
+    others = [rows[f"site-{n}"].up for n in range(1, 6)]
+    assert rows["site-0"].up < min(others)
+
+
+def test_the_fewest_bytes_and_a_budget_are_objectives_too(tmp_path: Path) -> None:
+    plain = phloem.build(table(**AUTO), out=tmp_path / "time")
+    fewest = phloem.build(table(**AUTO, adapt={"objective": "bytes"}), out=tmp_path / "bytes")
+    assert fewest.summary["total_bytes"] < plain.summary["total_bytes"]
+    adapt = {"objective": "budget", "budget_bytes": 60_000}
+    within = phloem.build(table(**AUTO, adapt=adapt), out=tmp_path / "budget")
+    assert within.summary["bytes_up"] + within.summary["bytes_down"] <= 61_000
+
+
+def test_a_recipe_without_codecs_is_adaptive_and_one_with_them_is_fixed() -> None:
+    assert load_recipe({"name": "x", "task": "digits", "sites": {"count": 2}}).adapts
+    fixed = load_recipe({"name": "x", "task": "digits", "sites": {"count": 2}, "up": {"bits": 0.5}})
+    assert not fixed.adapts
+    assert fixed.down["codec"] == "ecsq"
+    assert load_recipe(fixed, ["compress=auto"]).adapts
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["compress=auto", "up.bits=1"], "leave out"),
+        (["compress=best"], "'auto' or 'fixed'"),
+        (["adapt.objective=speed"], "'objective' is one of"),
+        (["adapt.objective=budget"], "belong together"),
+        (["adapt.budget_bytes=5"], "belong together"),
+        (["adapt.finest='0.05'", "adapt.coarsest=bf16"], "coarser than"),
+        (["adapt.clock=sundial"], "'clock' is one of"),
+        (["device.speed=-1"], "speed"),
+        (["devices.nobody.speed=1"], "nobody"),
+        (["link.trace=pigeon"], "trace"),
+    ],
+)
+def test_what_makes_no_sense_is_told_in_one_sentence(changes: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        load_recipe({"name": "x", "task": "digits", "sites": {"count": 2}}, changes)
+    assert said in str(told.value)
+
+
+def test_settings_have_a_default_that_asks_for_the_least_time() -> None:
+    assert Adapting().objective == "time"
