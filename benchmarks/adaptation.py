@@ -98,7 +98,8 @@ def run(recipe: Recipe) -> dict[str, Any]:
         "metric": summary["metric"]["value"],
         "test": summary["test"],
         "parameters": summary["parameters"],
-        "controller_seconds": summary.get("adapt", {}).get("controller_seconds"),
+        "choice_seconds": summary["choice_seconds"],
+        "work_seconds": summary["train_seconds"] + summary["codec_seconds"],
         "wall": time.perf_counter() - started,
         "lines": lines,
     }

@@ -15,7 +15,7 @@ from tests.tiny import ROOT, table
 
 from phloem.seeds import generator
 
-MEASURED = {"train_seconds", "codec_seconds", "wall_seconds"}
+MEASURED = {"train_seconds", "codec_seconds", "choice_seconds", "wall_seconds"}
 FAULTS: dict[str, Any] = {
     "sites": {"dropout": 0.2, "late": 0.2},
     "server": {"name": "nesterov", "learning_rate": 0.7},

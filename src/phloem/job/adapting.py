@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+import statistics
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from phloem.engines.base import Answer
@@ -28,7 +31,7 @@ VERSION = 1
 
 def chooser_for(recipe: Recipe, plan: Plan, parameters: int) -> Choose | None:
     """What chooses codecs in a run of this recipe; None where they are fixed."""
-    return AdaptiveChoice(controller_for(recipe, parameters)) if recipe.adapts else None
+    return TimedChoice(controller_for(recipe, parameters)) if recipe.adapts else None
 
 
 def controller_for(recipe: Recipe, parameters: int) -> Controller:
@@ -42,17 +45,34 @@ def controller_for(recipe: Recipe, parameters: int) -> Controller:
     )
 
 
+class TimedChoice(AdaptiveChoice):
+    """The adaptive choice, and what choosing takes on this machine."""
+
+    seconds = 0.0
+
+    def opened(self, round_number: int, asked: Sequence[str], parameters: int) -> None:
+        """Decides for the round."""
+        started = time.perf_counter()
+        super().opened(round_number, asked, parameters)
+        self.seconds += time.perf_counter() - started
+
+    def spent(self) -> float:
+        """The seconds since this was asked last."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
+
+
 class Adaptation:
     """One run's side of it: what the controller is told, on the clock that the recipe asks for."""
 
-    def __init__(self, choice: AdaptiveChoice, recipe: Recipe, clock: Clock, metric: Metric) -> None:
+    def __init__(self, choice: TimedChoice, recipe: Recipe, clock: Clock, metric: Metric) -> None:
         self.choice, self.recipe, self.clock, self.metric = choice, recipe, clock, metric
 
     @classmethod
     def of(cls, recipe: Recipe, coordinator: Coordinator, clock: Clock, metric: Metric) -> Adaptation | None:
         """The adaptation of a run; None where its codecs are fixed."""
         choice = coordinator.chooser
-        return cls(choice, recipe, clock, metric) if isinstance(choice, AdaptiveChoice) else None
+        return cls(choice, recipe, clock, metric) if isinstance(choice, TimedChoice) else None
 
     def observe(
         self,
@@ -63,7 +83,9 @@ class Adaptation:
         before: RoundRecord | None,
     ) -> dict[str, Any] | None:
         """Tells the controller what a round took; gives the line for `decisions.jsonl`. None where nobody trained."""
+        started = time.perf_counter()
         decision, controller = self.choice.decision, self.choice.controller
+        record.choice_seconds = self.choice.spent()
         if decision is None or decision.round != record.round:
             return None
         sent = {update.site for update in result.accepted}
@@ -76,6 +98,7 @@ class Adaptation:
         found = controller.observe(
             record.round, seen, frame_bytes=len(result.frame), loss=loss, norm=result.norm
         )
+        record.choice_seconds += time.perf_counter() - started
         exponent, parameters = controller.worth.exponent, controller.sizes.parameters
         return {"version": VERSION, **line_of(decision, found, seen, loss, result, exponent, parameters)}
 
@@ -132,6 +155,23 @@ def measured(order: bytes, answer: Answer, report: Report, up_bytes: int, lost: 
         report.train_seconds,
         lost,
     )
+
+
+def told_in_short(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a run's summary says of its choices: policies by rounds, changes of level, how predictions held."""
+    policies = [str(line["policy"]) for line in lines]
+    chosen = [(line["up"], line["down"]) for line in lines]
+    covered = [sum(line["actual"]["covered"][place] for line in lines) for place in (0, 1)]
+    ratios = [
+        line["actual"]["seconds"] / line["predicted"]["seconds"] for line in lines if line["actual"]["seconds"]
+    ]
+    return {
+        "policies": {name: policies.count(name) for name in dict.fromkeys(policies)},
+        "changes": sum(before != after for before, after in itertools.pairwise(chosen)),
+        "transfers": covered[1],
+        "transfers_in_interval": covered[0],
+        "actual_over_predicted": statistics.median(ratios) if ratios else None,
+    }
 
 
 def line_of(

@@ -211,10 +211,10 @@ class RunDirectory:
         with reading(self.root / "rounds.jsonl"):
             return [RoundRecord.from_json(line) for line in lines[:-1]]
 
-    def keep_records(self, records: list[RoundRecord]) -> None:
-        """Cuts `rounds.jsonl` back to these."""
+    def keep_records(self, records: list[RoundRecord], decided: int = 0) -> None:
+        """Cuts `rounds.jsonl` back to these, and `decisions.jsonl` to the first `decided` rounds."""
         self.write("rounds.jsonl", "".join(r.to_json() + "\n" for r in records).encode())
-        decisions = [line for line in self.decisions() if line["round"] < len(records)]
+        decisions = [line for line in self.decisions() if line["round"] < decided]
         if (self.root / DECISIONS).exists():
             self.write(DECISIONS, "".join(json.dumps(line) + "\n" for line in decisions).encode())
 

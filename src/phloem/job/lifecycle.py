@@ -139,7 +139,7 @@ def _go_on(
         head, sites = str(snapshot["commit"]), snapshot["sites"]
         closing = RoundRecord.from_json(snapshot["closing"]) if "closing" in snapshot else None
         directory.store.get(head)
-    directory.keep_records(records)
+    directory.keep_records(records, snapshot["round"])
     with contextlib.closing(engine_of(recipe, emit)) as engine:
         _spill(engine, recipe, directory)
         with reading(f"the snapshot of {root}"):

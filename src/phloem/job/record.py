@@ -42,8 +42,9 @@ class RoundRecord:
     `bytes_up` and `bytes_down` are frames, `control_bytes` everything around them; the three are disjoint.
     `ledger_bytes` of the control bytes are the ledger's.
     `bytes_down` brings this round's result to the sites. `seconds` is the simulated clock, `down_seconds` of
-    them bring the result to the sites; `train_seconds` and `codec_seconds` are measured, summed over sites. `kept`
-    is the number of weights that the trunk then has, where the recipe prunes.
+    them bring the result to the sites; `train_seconds` and `codec_seconds` are measured, summed over sites,
+    and `choice_seconds`, what choosing codecs took. `kept` is the number of weights that the trunk then has,
+    where the recipe prunes.
     """
 
     round: int
@@ -62,6 +63,7 @@ class RoundRecord:
     down_seconds: float = 0.0
     train_seconds: float = 0.0
     codec_seconds: float = 0.0
+    choice_seconds: float = 0.0
     wall_seconds: float = 0.0
     total_bytes: int = 0
     total_seconds: float = 0.0
@@ -145,6 +147,7 @@ def summarize(
         "seconds": records[-1].total_seconds,
         "train_seconds": sum(r.train_seconds for r in records),
         "codec_seconds": sum(r.codec_seconds for r in records),
+        "choice_seconds": sum(r.choice_seconds for r in records),
         "wall_seconds": sum(r.wall_seconds for r in records),
         "updates_refused": sum(len(r.refused) for r in records),
         "sites": {name: _site_totals(records, name) for name in recipe.sites.all},

@@ -15,7 +15,7 @@ from phloem import canonical
 from phloem.engines.base import Engine
 from phloem.errors import StateError
 from phloem.job.account import Account, Merging, take_up
-from phloem.job.adapting import Adaptation
+from phloem.job.adapting import Adaptation, told_in_short
 from phloem.job.clock import Clock
 from phloem.job.directory import RunDirectory
 from phloem.job.merging import asked_by, last_orders, merge, next_orders
@@ -225,6 +225,8 @@ class Runner:
         }
         summary = summarize(self.recipe, self.task.metric, self.records, self.layout.size, end)
         model = save_tensors(state, metadata={"phloem.state": digest})
+        if self.adaptation is not None:
+            summary["choices"] = told_in_short(self.directory.decisions())
         if self.coordinator.book is not None:
             summary["ledger"] = self._released(self.coordinator.book, canonical.digest(model))
         self.directory.write("model.safetensors", model)

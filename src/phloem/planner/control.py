@@ -77,8 +77,8 @@ class Scores:
         )
 
     def rates(self) -> dict[str, float]:
-        """Seconds per uncompressed round."""
-        return {name: self.seconds[name] / max(self.progress[name], 1e-12) for name in self.seconds}
+        """Seconds per uncompressed round, by name: the same order after a restart, and so the same choice on a tie."""
+        return {name: self.seconds[name] / max(self.progress[name], 1e-12) for name in sorted(self.seconds)}
 
 
 class Controller:

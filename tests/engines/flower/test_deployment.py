@@ -31,7 +31,7 @@ from phloem.recipe import Recipe, load_recipe
 
 pytestmark = [pytest.mark.service("flower"), pytest.mark.slow]
 
-MEASURED = {"train_seconds", "codec_seconds", "wall_seconds", "metrics", "per_site"}
+MEASURED = {"train_seconds", "codec_seconds", "choice_seconds", "wall_seconds", "metrics", "per_site"}
 EVIL = """
 import copy
 from flwr.app import Array, ArrayRecord, Message, RecordDict
@@ -109,6 +109,35 @@ def test_on_flower_a_run_ends_with_the_state_and_the_bytes_of_the_local_engine(
     assert not (tmp_path / "run" / "private").exists()
     assert list((tmp_path / "temporary").iterdir()) == []
     assert pids_under(tmp_path, "flower-") == []
+
+
+AUTO: dict[str, Any] = {"compress": "auto", "count": 3, "rounds": 4, "task": {"features": 400, "rate": 0.002}}
+
+
+@pytest.mark.parametrize("engine", ["flower", "flower-simulation"])
+def test_on_the_simulated_clock_codecs_are_chosen_as_in_the_local_engine(engine: str, tmp_path: Path) -> None:
+    if engine == "flower-simulation":
+        pytest.importorskip("ray")
+    recipe = load_recipe(table(**AUTO, adapt={"clock": "simulated"}, links={"site-1": {"up": "50kbit"}}))
+    local = phloem.build(recipe, out=tmp_path / "local")
+    run = phloem.build(recipe, out=tmp_path / "run", engine=engine)
+    assert run.summary["state_digest"] == local.summary["state_digest"]
+    logs = [(one.path / "decisions.jsonl").read_text() for one in (run, local)]
+    assert logs[0] == logs[1]
+
+
+def test_on_flower_codecs_are_chosen_from_what_the_wire_and_the_sites_took(tmp_path: Path) -> None:
+    run = phloem.build(load_recipe(table(**AUTO)), out=tmp_path / "run", engine="flower")
+    rows = [json.loads(line) for line in (run.path / "decisions.jsonl").read_text().splitlines()]
+    assert [row["round"] for row in rows] == [0, 1, 2, 3]
+    for row in rows:
+        for up_bytes, up, down_bytes, down, encode, decode, _, _ in row["told"]["seen"].values():
+            assert up_bytes > 0
+            assert down_bytes > 0
+            assert 0 < up < 60
+            assert 0 < down < 60
+            assert 0 < encode < 10
+            assert 0 < decode < 10
 
 
 def test_a_coordinator_killed_in_mid_round_goes_on_to_the_same_result(tmp_path: Path) -> None:

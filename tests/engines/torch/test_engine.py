@@ -25,7 +25,7 @@ from phloem.errors import ConfigError
 from phloem.job.record import read_summary
 from phloem.ui.recipe_text import recipe_text
 
-MEASURED = {"train_seconds", "codec_seconds", "wall_seconds", "ranks"}
+MEASURED = {"train_seconds", "codec_seconds", "choice_seconds", "wall_seconds", "ranks"}
 PHLOEM = ["-m", "phloem.cli.main"]
 FAULTS: dict[str, Any] = {
     "count": 5,
