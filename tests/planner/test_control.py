@@ -322,3 +322,31 @@ def _step(world: World, made: Controller, number: int, decision: Decision, up: l
 
 
 world_done: dict[int, float] = {}
+
+
+def test_a_device_that_took_twice_its_time_three_rounds_in_a_row_is_taken_to_be_another() -> None:
+    made = controller(alike(KINDS["10 Mbit/s"]))
+    world = alike(KINDS["10 Mbit/s"])
+    factor = 1.0
+    found = []
+    for number in range(12):
+        decision = made.decide(number, names(world))
+        seen, *_ = world.round([decision.up[name] for name in names(world)], decision.down)
+        factor = 1.0 if number < 6 else 10.0
+        told = {
+            name: replace(one, encode_seconds=factor * one.encode_seconds)
+            for name, one in zip(names(world), seen, strict=True)
+        }
+        made.observe(number, told, frame_bytes=100, loss=1.0 / (1 + number), norm=1.0)
+        found.append(made.sites["site-0"].slower)
+    assert found[5] == pytest.approx(1.0, rel=0.1)
+    assert found[8] > 5
+
+
+def test_with_an_effort_that_costs_more_than_it_saves_the_fast_one_is_taken() -> None:
+    fast, slow = alike(KINDS["100 Mbit/s"], slower=4.0), alike(lambda seed: traces.constant(2e4))
+    assert {label(one) for one in play(fast, controller(fast))[-1].up.values()} & {
+        f"{name} fast" for name in levels.names()
+    } or LADDER[play(fast, controller(fast))[-1].down[0]].family != "ecsq"
+    decisions = play(slow, controller(slow))
+    assert any("balanced" in label(one) for one in decisions[-1].up.values())

@@ -13,7 +13,7 @@ from phloem.engines.base import Answer
 from phloem.job.clock import Clock
 from phloem.job.record import RoundRecord
 from phloem.planner.control import Controller, Decision, Seen, label
-from phloem.planner.device import DECODE, ENCODE
+from phloem.planner.device import DECODE, ENCODE, device_of
 from phloem.planner.levels import DOWN, UP
 from phloem.planner.settings import MEASURED
 from phloem.recipe import Recipe
@@ -41,6 +41,7 @@ def controller_for(recipe: Recipe, parameters: int) -> Controller:
         parameters,
         settings=recipe.adapt,
         task=recipe.task_name,
+        device=device_of(recipe.adapt.device),
         rounds=recipe.rounds.max,
     )
 
@@ -157,19 +158,25 @@ def measured(order: bytes, answer: Answer, report: Report, up_bytes: int, lost: 
     )
 
 
-def told_in_short(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a run's summary says of its choices: policies by rounds, changes of level, how predictions held."""
+def told_in_short(lines: Sequence[Mapping[str, Any]], controller: Controller) -> dict[str, Any]:
+    """What a run's summary says of its choices: policies by rounds, changes of level, how predictions held.
+
+    `slower` is the time that a site's device took over the profile's.
+    """
     policies = [str(line["policy"]) for line in lines]
     chosen = [(line["up"], line["down"]) for line in lines]
     covered = [sum(line["actual"]["covered"][place] for line in lines) for place in (0, 1)]
     ratios = [
-        line["actual"]["seconds"] / line["predicted"]["seconds"] for line in lines if line["actual"]["seconds"]
+        line["actual"]["seconds"] / line["predicted"]["seconds"]
+        for line in lines
+        if line["actual"]["seconds"]
     ]
     return {
         "policies": {name: policies.count(name) for name in dict.fromkeys(policies)},
         "changes": sum(before != after for before, after in itertools.pairwise(chosen)),
         "transfers": covered[1],
         "transfers_in_interval": covered[0],
+        "slower": {name: round(site.slower, 3) for name, site in sorted(controller.sites.items())},
         "actual_over_predicted": statistics.median(ratios) if ratios else None,
     }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from phloem.planner import levels, traces
-from phloem.planner.device import DECODE, ENCODE, Device, reference
+from phloem.planner.device import DECODE, ENCODE, Device, device_of
 from phloem.planner.levels import DOWN, LADDER, UP
 from phloem.planner.traces import Trace
 from phloem.recipe import Recipe
@@ -43,9 +43,9 @@ class Clock:
         decoding = sum(self._profile.seconds(DECODE, key_of(config), parameters) for config in up)
         return decoding + self._profile.seconds(ENCODE, key_of(down), parameters)
 
-    @property
+    @functools.cached_property
     def _profile(self) -> Device:
-        return reference()
+        return device_of(self.recipe.adapt.device)
 
     def _trace(self, site: str, direction: str) -> Trace | None:
         link = self.recipe.link_of(site)

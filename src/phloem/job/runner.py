@@ -226,7 +226,7 @@ class Runner:
         summary = summarize(self.recipe, self.task.metric, self.records, self.layout.size, end)
         model = save_tensors(state, metadata={"phloem.state": digest})
         if self.adaptation is not None:
-            summary["choices"] = told_in_short(self.directory.decisions())
+            summary["choices"] = told_in_short(self.directory.decisions(), self.adaptation.choice.controller)
         if self.coordinator.book is not None:
             summary["ledger"] = self._released(self.coordinator.book, canonical.digest(model))
         self.directory.write("model.safetensors", model)

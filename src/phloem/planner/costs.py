@@ -17,6 +17,7 @@ from phloem.planner.link import Line
 Seconds = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
 _GAIN = 0.3
+_STRIKES = 3  # a device that took twice its time so often is another device now
 _OPTIONS = max(len(level.options) for level in LADDER)
 
 
@@ -53,6 +54,7 @@ class SiteCosts:
         slower: its device's time over the profile's.
         train: seconds of a round's training, smoothed.
         seen: rounds that it took part in.
+        strikes: rounds in a row in which coding took more than twice what was expected of this device.
     """
 
     up: Line = field(default_factory=Line)
@@ -60,20 +62,30 @@ class SiteCosts:
     slower: float = 1.0
     train: float = 0.0
     seen: int = 0
+    strikes: int = 0
 
     def after(self, seen: Seen, expected: float) -> SiteCosts:
         """The same after a round, whose coding was expected to take this long on the profile's device."""
         up = self.up.after(seen.up_bytes, seen.up_seconds) if seen.up_bytes else self.up
         down = self.down.after(seen.down_bytes, seen.down_seconds) if seen.down_bytes else self.down
-        slower, train = self.slower, self.train
+        slower, train, strikes = self.slower, self.train, self.strikes
         if seen.up_bytes:
             gain = _GAIN if self.seen else 1.0
             coded = max(seen.encode_seconds + seen.decode_seconds, 0.0)
             if expected > 0:
-                slower += gain * (min(coded / expected, 1e6) - slower)
+                found = min(coded / expected, 1e6)
+                strikes = strikes + 1 if found > 2 * slower else 0
+                slower = found if strikes >= _STRIKES else slower + gain * (found - slower)
+                strikes = 0 if strikes >= _STRIKES else strikes
             train += gain * (max(seen.train_seconds, 0.0) - train)
         return replace(
-            self, up=up, down=down, slower=slower, train=train, seen=self.seen + bool(seen.up_bytes)
+            self,
+            up=up,
+            down=down,
+            slower=slower,
+            train=train,
+            strikes=strikes,
+            seen=self.seen + bool(seen.up_bytes),
         )
 
     def hoped(self) -> SiteCosts:
@@ -88,6 +100,7 @@ class SiteCosts:
             "slower": self.slower,
             "train": self.train,
             "seen": self.seen,
+            "strikes": self.strikes,
         }
 
     @classmethod

@@ -8,9 +8,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
-from phloem.errors import StateError
+from phloem.errors import ConfigError, StateError
 from phloem.planner import levels
 
 VERSION = 1
@@ -82,6 +83,24 @@ class Device:
                     f"{where} has no sound cost of '{key}'", hint="make it again: phloem calibrate"
                 )
         return found
+
+
+def device_of(path: str) -> Device:
+    """The profile in a file; of "" the reference.
+
+    Raises:
+        ConfigError: the file cannot be read. StateError: it is no profile.
+    """
+    if not path:
+        return reference()
+    try:
+        table = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"[adapt]: 'device' names {path}, which cannot be read: {error}",
+            hint="make it: phloem calibrate --out FILE",
+        ) from error
+    return Device.from_json(table, path)
 
 
 @functools.cache

@@ -24,6 +24,8 @@ class Adapting:
         deadline_seconds: of a round, training included.
         clock: "simulated" takes durations from the recipe's links and devices, so that a run is the same wherever it
             is made; "measured" takes them from the wire. "" is simulated in the local engine, measured elsewhere.
+        device: a profile that `phloem calibrate --out` wrote, for the coordinator, and for sites until they report; ""
+            is one core of an ordinary server.
         finest, coarsest: names of levels that bound every choice.
     """
 
@@ -31,6 +33,7 @@ class Adapting:
     budget_bytes: float = 0.0
     deadline_seconds: float = 0.0
     clock: str = ""
+    device: str = ""
     finest: str = levels.LADDER[0].name
     coarsest: str = levels.LADDER[-1].name
 
