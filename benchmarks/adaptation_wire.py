@@ -4,8 +4,8 @@ python benchmarks/adaptation_wire.py
 
 A site sends messages of 2 kB to two seconds' worth of its line, in an order drawn from a seed, over one connection,
 each answered by one byte; what is timed is what a coordinator sees, from sending to the answer. Before each transfer
-the filter (`phloem.planner.link`) says how long it will take, and between which bounds four fifths lie; the virtual clock
-says the round trip plus size over rate. On one line the rate falls to a fifth half-way.
+the filter (`phloem.planner.link`) says how long it will take, and between which bounds four fifths lie; the virtual
+clock says the round trip plus size over rate. On one line the rate falls to a fifth half-way.
 """
 
 from __future__ import annotations

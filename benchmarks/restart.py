@@ -3,7 +3,8 @@
 python benchmarks/restart.py
 
 The code LM, four sites, `--engine torch` under torchrun with real processes, all killed (SIGKILL) once two of six
-rounds are written; then resumed at two ranks, and at three. Beside it the same recipe in the local engine, uninterrupted.
+rounds are written; then resumed at two ranks, and at three. Beside it the same recipe in the local engine,
+uninterrupted.
 """
 
 from __future__ import annotations

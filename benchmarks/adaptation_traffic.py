@@ -1,0 +1,173 @@
+"""A 25 M-parameter model's traffic: the controller on every cell's lines, with real frames and no training.
+
+python benchmarks/adaptation_traffic.py
+
+Frames are those of a ResNet-50's gradients, encoded at every level; their lengths are what crosses the virtual lines. How
+many rounds a level takes is not known for such a model: here it is what the digits took at that level with the same seed
+(`adaptation.py fixed`), which the controller is not told. It begins with the table of another task's name, that is with
+the mean of all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adaptation import DEVICES, LEVELS, LINKS, recipe_of, summarised
+from measuring import RESULTS, quiet, write
+from phloem import feedback as ef
+from phloem.codecs.registry import codec_from
+from phloem.feedback import Residual
+from phloem.job.adapting import controller_for
+from phloem.job.clock import Clock
+from phloem.planner import levels
+from phloem.planner.control import Controller, Seen
+from phloem.planner.device import DECODE, ENCODE
+from phloem.planner.levels import DOWN, LADDER, UP
+from phloem.recipe import Recipe
+from phloem.tensors import Array, Layout
+
+TRAIN_SECONDS = 0.5
+ENVELOPE = 40  # bytes of an order or a reply around its frame
+
+
+def gradients() -> tuple[list[Array], Layout]:
+    """A ResNet-50's gradients on a batch of noise."""
+    import torch
+
+    from ddp_rank import ResNet50
+
+    torch.manual_seed(0)
+    torch.set_num_threads(2)
+    model = ResNet50()
+    images, labels = torch.randn(4, 3, 64, 64), torch.randint(0, 1000, (4,))
+    torch.nn.functional.cross_entropy(model(images), labels).backward()
+    found = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    layout = Layout.of(found)
+    return layout.arrays(found), layout
+
+
+def sizes_of(update: Sequence[Array], layout: Layout) -> dict[str, int]:
+    """The length of a frame of every configuration, by its JSON."""
+    found = {}
+    for config in levels.configs():
+        frame, _ = ef.send(Residual(), update, codec_from(config), layout)
+        found[json.dumps(config, sort_keys=True)] = len(frame) + ENVELOPE
+        print(config, len(frame), file=sys.stderr, flush=True)
+    return found
+
+
+@dataclass
+class Lines:
+    """The rounds of one cell on its clock."""
+
+    recipe: Recipe
+    sizes: Mapping[str, int]
+    parameters: int
+
+    def __post_init__(self) -> None:
+        self.clock = Clock(self.recipe)
+        self.names = self.recipe.sites.all
+
+    def size(self, config: Mapping[str, Any]) -> int:
+        return self.sizes[json.dumps(dict(config), sort_keys=True)]
+
+    def round(
+        self, at: float, up: Mapping[str, Mapping[str, Any]], down: Mapping[str, Any]
+    ) -> tuple[dict[str, Seen], float, float, dict[str, tuple[int, float, float]]]:
+        """What each site's update took, seconds until the merge and of the way down, and what came down where."""
+        clock, seen, longest = self.clock, {}, 0.0
+        for name in self.names:
+            encode = clock.codes(name, ENCODE, up[name], self.parameters)
+            train = self.recipe.link_of(name).train_seconds
+            sent = self.size(up[name])
+            seconds = clock.sends(name, UP, sent, at + train + encode)
+            longest = max(longest, train + encode + seconds)
+            seen[name] = Seen(sent, seconds, 0, 0.0, encode, 0.0, train)
+        longest += clock.merges(list(up.values()), down, self.parameters)
+        brought = {}
+        for name in self.names:
+            size = self.size(down)
+            seconds = clock.sends(name, DOWN, size, at + longest)
+            brought[name] = size, seconds, clock.codes(name, DECODE, down, self.parameters)
+        return seen, longest, max(one[1] + one[2] for one in brought.values()), brought
+
+
+def fixed(lines: Lines, level: str, rounds: int | None) -> float | None:
+    """The seconds of so many rounds at one level."""
+    if rounds is None:
+        return None
+    option, at = LADDER[levels.index_of(level)].options[0], 0.0
+    for _ in range(rounds):
+        _, longest, down, _ = lines.round(at, dict.fromkeys(lines.names, option.up), option.down)
+        at += longest + down
+    return at
+
+
+def auto(lines: Lines, controller: Controller, worth: Sequence[float], need: float) -> dict[str, Any]:
+    """The seconds until the chosen rounds are worth `need` uncompressed ones."""
+    at = done = 0.0
+    came = {name: (ENVELOPE, lines.clock.sends(name, DOWN, ENVELOPE, 0.0), 0.0) for name in lines.names}
+    inside = transfers = number = 0
+    policies = []
+    while done < need and number < 2000:
+        decision = controller.decide(number, lines.names)
+        up = {name: decision.config(name) for name in lines.names}
+        seen, longest, down, brought = lines.round(at, up, decision.config(None))
+        told = {}
+        for name, one in seen.items():
+            size, seconds, decode = came[name]
+            told[name] = Seen(one.up_bytes, one.up_seconds, size, seconds, one.encode_seconds, decode, one.train_seconds)
+        gained = statistics.mean(worth[level] for level, _ in decision.up.values()) * worth[decision.down[0]]
+        done += math.sqrt(gained)
+        at += longest + down
+        frame = lines.size(decision.config(None)) - ENVELOPE
+        found = controller.observe(number, told, frame_bytes=frame, loss=1 / (1 + done), norm=1.0)
+        inside, transfers = inside + found["covered"][0], transfers + found["covered"][1]
+        policies.append(decision.policy)
+        came, number = brought, number + 1
+    return {
+        "seconds": at,
+        "rounds": number,
+        "covered": [inside, transfers],
+        "policies": {name: policies.count(name) for name in dict.fromkeys(policies)},
+    }
+
+
+def main() -> None:
+    """Every cell."""
+    quiet()
+    update, layout = gradients()
+    sizes = sizes_of(update, layout)
+    rounds: dict[int, dict[str, int | None]] = {}
+    for row in json.loads((RESULTS / "adaptation-fixed-digits.json").read_text()):
+        rounds.setdefault(row["seed"], {})[row["level"]] = row["rounds"]
+    rows: dict[str, Any] = {}
+    for link in LINKS:
+        for device in DEVICES:
+            cell = rows.setdefault(f"{link} / {device}", {"auto": [], "fixed": {n: [] for n in LEVELS[1:]}, "runs": []})
+            for seed, took in sorted(rounds.items()):
+                recipe = recipe_of("digits", seed, link, device, [f"link.train_seconds={TRAIN_SECONDS / DEVICES[device]}"])
+                lines = Lines(recipe, sizes, layout.size)
+                for level in LEVELS[1:]:
+                    cell["fixed"][level].append(fixed(lines, level, took[level]))
+                need = took["bf16"]
+                assert need is not None
+                worth = [1.0, *(need / (took[level] or math.inf) for level in LEVELS[1:])]
+                controller = controller_for(recipe, layout.size)
+                controller.worth = controller.worth.of("another")
+                found = auto(lines, controller, worth, need)
+                cell["auto"].append(found["seconds"])
+                cell["runs"].append({"seed": seed, **found})
+            print(link, device, [round(one) for one in cell["auto"]], file=sys.stderr, flush=True)
+    command = "python benchmarks/adaptation_traffic.py"
+    write("adaptation-traffic", command, {"parameters": layout.size, "frames": sizes, **summarised(rows)})
+
+
+if __name__ == "__main__":
+    main()
