@@ -2,10 +2,10 @@
 
 python benchmarks/adaptation_traffic.py
 
-Frames are those of a ResNet-50's gradients, encoded at every level; their lengths are what crosses the virtual lines. How
-many rounds a level takes is not known for such a model: here it is what the digits took at that level with the same seed
-(`adaptation.py fixed`), which the controller is not told. It begins with the table of another task's name, that is with
-the mean of all.
+Frames are those of a ResNet-50's gradients, encoded at every level; their lengths are what crosses the virtual lines.
+How many rounds a level takes is not known for such a model: here it is what the digits took at that level with the
+same seed (`adaptation.py fixed`), which the controller is not told. It begins with the table of another task's name,
+that is with the mean of all.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def auto(lines: Lines, controller: Controller, worth: Sequence[float], need: flo
         told = {}
         for name, one in seen.items():
             size, seconds, decode = came[name]
-            told[name] = Seen(one.up_bytes, one.up_seconds, size, seconds, one.encode_seconds, decode, one.train_seconds)
+            spent = one.encode_seconds, decode, one.train_seconds
+            told[name] = Seen(one.up_bytes, one.up_seconds, size, seconds, *spent)
         gained = statistics.mean(worth[level] for level, _ in decision.up.values()) * worth[decision.down[0]]
         done += math.sqrt(gained)
         at += longest + down
@@ -150,9 +151,13 @@ def main() -> None:
     rows: dict[str, Any] = {}
     for link in LINKS:
         for device in DEVICES:
-            cell = rows.setdefault(f"{link} / {device}", {"auto": [], "fixed": {n: [] for n in LEVELS[1:]}, "runs": []})
+            cell = rows.setdefault(
+                f"{link} / {device}", {"auto": [], "fixed": {n: [] for n in LEVELS[1:]}, "runs": []}
+            )
             for seed, took in sorted(rounds.items()):
-                recipe = recipe_of("digits", seed, link, device, [f"link.train_seconds={TRAIN_SECONDS / DEVICES[device]}"])
+                recipe = recipe_of(
+                    "digits", seed, link, device, [f"link.train_seconds={TRAIN_SECONDS / DEVICES[device]}"]
+                )
                 lines = Lines(recipe, sizes, layout.size)
                 for level in LEVELS[1:]:
                     cell["fixed"][level].append(fixed(lines, level, took[level]))

@@ -57,6 +57,11 @@ def table() -> str:
             "code-lm, rounds it takes",
             f"{lm_rounds['median']:.0f} ({lm_rounds['min']:.0f} to {lm_rounds['max']:.0f})",
         ),
+        (
+            "DiLoCo, four workers, code-lm: bytes to dense's loss of round 20, fp32; SparseLoCo's, Rice-coded",
+            f"{times(result('diloco-loss')['fewer_bytes_phloem'])} fewer; "
+            f"{result('diloco-loss')['fewer_bytes_sparseloco_rice']['median']:.0f}×",
+        ),
         ("hospitals, test AUROC minus pooled training's", interval(hospitals["auroc_against_pooled"], 4)),
         (
             "hospitals, bytes against fp32 (1,025 parameters)",

@@ -42,10 +42,15 @@ class Worth:
 
     @classmethod
     def of(cls, task: str) -> Worth:
-        """What is known of a task, by its name; the mean of all where there is nothing."""
+        """What is known of a task, by its name; the mean of all where there is nothing.
+
+        A task that learns faster from coarse frames (digits, whose division by senders makes their steps larger) is
+        no reason to expect that of another: there 1 is the least.
+        """
         tables = _tables()
         rows = [tables[task]] if task in tables else list(tables.values())
-        rounds = tuple(_mean([row[name][0] for row in rows]) for name in levels.names())
+        least = 0.0 if task in tables else 1.0
+        rounds = tuple(_mean([max(row[name][0], least) for row in rows]) for name in levels.names())
         lost = tuple(sum(row[name][1] for row in rows) / len(rows) for name in levels.names())
         return cls(rounds, lost)
 
