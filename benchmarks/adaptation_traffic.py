@@ -15,20 +15,20 @@ import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adaptation import DEVICES, LEVELS, LINKS, recipe_of, summarised
-from measuring import RESULTS, quiet, write
+from measuring import RESULTS, geometric_mean, quiet, write
 from phloem import feedback as ef
 from phloem.codecs.registry import codec_from
 from phloem.feedback import Residual
-from phloem.job.adapting import controller_for
 from phloem.job.clock import Clock
 from phloem.planner import levels
 from phloem.planner.control import Controller, Seen
-from phloem.planner.device import DECODE, ENCODE
+from phloem.planner.device import DECODE, ENCODE, Device
 from phloem.planner.levels import DOWN, LADDER, UP
+from phloem.planner.policies import CAUTIOUS
 from phloem.recipe import Recipe
 from phloem.tensors import Array, Layout
 
@@ -140,6 +140,47 @@ def auto(lines: Lines, controller: Controller, worth: Sequence[float], need: flo
     }
 
 
+class WithoutLines(Controller):
+    """Nobody tells it how long transfers took."""
+
+    def observe(self, number: int, seen: Mapping[str, Seen], **rest: Any) -> dict[str, Any]:
+        blind = {name: replace(one, up_seconds=0.0, down_seconds=0.0) for name, one in seen.items()}
+        return super().observe(number, blind, **rest)
+
+
+class WithoutDevices(Controller):
+    """It thinks that coding takes no time anywhere, and is told so."""
+
+    def __init__(self, *words: Any, **rest: Any) -> None:
+        costs = {key: {ENCODE: (0.0, 0.0), DECODE: (0.0, 0.0)} for level in LADDER for key in level.keys}
+        super().__init__(*words, **{**rest, "device": Device(costs)})
+
+    def observe(self, number: int, seen: Mapping[str, Seen], **rest: Any) -> dict[str, Any]:
+        free = {name: replace(one, encode_seconds=0.0, decode_seconds=0.0) for name, one in seen.items()}
+        return super().observe(number, free, **rest)
+
+
+class WithoutQuantile(Controller):
+    """Its deadlines are for the median transfer alone."""
+
+    def _proposals(self, *words: Any) -> dict[str, Any]:
+        found = super()._proposals(*words)
+        found.pop(CAUTIOUS, None)
+        return found
+
+
+ARMS: Mapping[str, type[Controller]] = {
+    "no link signal": WithoutLines,
+    "no device profile": WithoutDevices,
+    "point instead of quantile": WithoutQuantile,
+}
+
+
+def controller_of(kind: type[Controller], recipe: Recipe, parameters: int) -> Controller:
+    """A controller that knows no task."""
+    return kind(recipe.sites.all, parameters, settings=recipe.adapt, task="another", rounds=recipe.rounds.max)
+
+
 def main() -> None:
     """Every cell."""
     quiet()
@@ -149,6 +190,7 @@ def main() -> None:
     for row in json.loads((RESULTS / "adaptation-fixed-digits.json").read_text()):
         rounds.setdefault(row["seed"], {})[row["level"]] = row["rounds"]
     rows: dict[str, Any] = {}
+    ablated: dict[str, list[float]] = {arm: [] for arm in ARMS}
     for link in LINKS:
         for device in DEVICES:
             cell = rows.setdefault(
@@ -164,14 +206,20 @@ def main() -> None:
                 need = took["bf16"]
                 assert need is not None
                 worth = [1.0, *(need / (took[level] or math.inf) for level in LEVELS[1:])]
-                controller = controller_for(recipe, layout.size)
-                controller.worth = controller.worth.of("another")
-                found = auto(lines, controller, worth, need)
+                found = auto(lines, controller_of(Controller, recipe, layout.size), worth, need)
                 cell["auto"].append(found["seconds"])
+                for arm, kind in ARMS.items():
+                    took = auto(lines, controller_of(kind, recipe, layout.size), worth, need)["seconds"]
+                    ablated[arm].append(took / found["seconds"])
                 cell["runs"].append({"seed": seed, **found})
             print(link, device, [round(one) for one in cell["auto"]], file=sys.stderr, flush=True)
     command = "python benchmarks/adaptation_traffic.py"
-    write("adaptation-traffic", command, {"parameters": layout.size, "frames": sizes, **summarised(rows)})
+    arms = {
+        arm: {"geometric_mean": geometric_mean(ratios), "worst": max(ratios)}
+        for arm, ratios in ablated.items()
+    }
+    result = {"parameters": layout.size, "frames": sizes, "ablations_over_auto": arms, **summarised(rows)}
+    write("adaptation-traffic", command, result)
 
 
 if __name__ == "__main__":

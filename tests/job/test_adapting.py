@@ -146,3 +146,9 @@ def test_what_makes_no_sense_is_told_in_one_sentence(changes: list[str], said: s
 
 def test_settings_have_a_default_that_asks_for_the_least_time() -> None:
     assert Adapting().objective == "time"
+
+
+def test_an_engine_that_measures_nothing_says_so_before_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no transfer is measured"):
+        phloem.build(table(**AUTO, adapt={"clock": "measured"}), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -44,14 +44,14 @@ class World:
         device, size, began = reference(), self.parameters, self.at
         seen, longest = [], 0.0
         for (level, option), (line, _) in zip(up, self.lines, strict=True):
-            key = LADDER[level].keys()[option]
+            key = LADDER[level].keys[option]
             sent = int(LADDER[level].options[option].bytes(UP, size))
             encode = self.slower * device.seconds(ENCODE, key, size)
             seconds = self.sends(line, sent, began + self.train + encode)
             longest = max(longest, self.train + encode + seconds)
             seen.append(Seen(sent, seconds, 0, 0.0, encode, 0.0, self.train))
             longest += device.seconds(DECODE, key, size)
-        key = LADDER[down[0]].keys()[down[1]]
+        key = LADDER[down[0]].keys[down[1]]
         longest += device.seconds(ENCODE, key, size)
         brought = LADDER[down[0]].options[down[1]].bytes(DOWN, size)
         decode = self.slower * device.seconds(DECODE, key, size)
@@ -98,7 +98,7 @@ def play(
         }
         option = LADDER[decision.down[0]].options[decision.down[1]]
         brought, came = option.bytes(DOWN, world.parameters), following
-        key = LADDER[decision.down[0]].keys()[decision.down[1]]
+        key = LADDER[decision.down[0]].keys[decision.down[1]]
         decoded = world.slower * reference().seconds(DECODE, key, world.parameters)
         gained = np.mean([WORTH[level] for level, _ in up]) * WORTH[decision.down[0]]
         done += math.sqrt(gained)
@@ -247,9 +247,8 @@ def test_a_loss_that_is_no_number_raises_an_alarm_at_once() -> None:
 def test_a_budget_of_bytes_is_kept_and_used() -> None:
     world = alike(KINDS["100 Mbit/s"])
     budget = 2e7
-    made = Controller(
-        names(world), world.parameters, settings=Adapting("budget", budget_bytes=budget), rounds=40
-    )
+    made = controller(world, Adapting("budget", budget_bytes=budget))
+    made.rounds = 40
     play(world, made, most=40)
     assert 0.5 * budget < made.spent <= 1.02 * budget
 

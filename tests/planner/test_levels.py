@@ -58,8 +58,7 @@ def test_what_is_no_choice_is_refused(data: bytes) -> None:
 def test_the_reference_profile_has_every_option_and_a_damaged_one_is_refused(tmp_path: object) -> None:
     device = reference()
     for level in LADDER:
-        keys = level.keys()
-        for key in keys:
+        for key in level.keys:
             assert 0 < device.seconds("encode", key, 10**6) < 10
     table = device.to_json()
     assert Device.from_json(table, "x") == device

@@ -15,6 +15,7 @@ from phloem.job.branching import on_branch, target_of
 from phloem.job.directory import RunDirectory
 from phloem.job.runner import Run
 from phloem.job.watch import Unwatched, Watcher
+from phloem.planner.settings import MEASURED
 from phloem.recipe import Recipe, load_recipe
 from phloem.rounds import events
 from phloem.ui.report import write_report
@@ -90,6 +91,7 @@ def build(
     with contextlib.ExitStack() as claims:
         with led:
             resolved = _resolved(recipe, changes, resume).timed(measured=engine == "flower")
+            _check_clock(resolved, engine)
             root = Path(resume or out or free_directory(resolved.name))
             for name in BASELINES if compare else ():
                 baseline(resolved, name)  # a wrong [compare] is found before the run, not after it
@@ -162,6 +164,15 @@ def _resolved(
             )
         recipe = RunDirectory.open(Path(resume))[1]
     return load_recipe(recipe, changes)
+
+
+def _check_clock(recipe: Recipe, engine: str) -> None:
+    """Nothing, if the engine can measure what the recipe has measured."""
+    if recipe.adapts and recipe.adapt.clock == MEASURED and engine in ("local", "torch"):
+        raise ConfigError(
+            f"[adapt]: with engine '{engine}' no transfer is measured",
+            hint="leave out 'clock', or use --engine flower",
+        )
 
 
 def _elsewhere(

@@ -64,19 +64,19 @@ def _made(trace: str, seed: int, rate: float) -> Trace:
 def key_of(config: Mapping[str, Any]) -> str:
     """The option whose costs stand for a codec's: itself, or the nearest by bits."""
     for level in LADDER:
-        for key, option in zip(level.keys(), level.options, strict=True):
+        for key, option in zip(level.keys, level.options, strict=True):
             if config in (option.up, option.down):
                 return key
     if config["codec"] in ("none", "lossless"):
-        return LADDER[0].keys()[0]
+        return LADDER[0].keys[0]
     bits = config.get("bits")
     if config["codec"] != "ecsq" or not bits:
-        return LADDER[levels.index_of("bf16")].keys()[0]
+        return LADDER[levels.index_of("bf16")].keys[0]
     effort = "fast" if config.get("effort", "fast") == "fast" else "balanced"
     coded = [
         (key, option.bits_up)
         for level in LADDER
-        for key, option in zip(level.keys(), level.options, strict=True)
+        for key, option in zip(level.keys, level.options, strict=True)
         if option.effort == effort
     ]
     return min(coded, key=lambda pair: abs(math.log(pair[1] / float(bits))))[0]

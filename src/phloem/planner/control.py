@@ -303,7 +303,8 @@ class Controller:
             self.worth = self.worth.after(level, sum(values) / len(values))
         for name in self.sites.keys() - seen.keys():
             site = self.sites[name]
-            self.sites[name] = replace(site, up=site.up.rested(), down=site.down.rested())
+            rest = Line.failed if name in decision.up else Line.rested  # it was asked, and gave no answer
+            self.sites[name] = replace(site, up=rest(site.up), down=rest(site.down))
         return [inside, transfers]
 
     def _would_have_taken(
@@ -393,7 +394,7 @@ class Controller:
 
 def label(choice: tuple[int, int]) -> str:
     """A level and an effort in words: "bf16", "0.1 fast"."""
-    return LADDER[choice[0]].keys()[choice[1]]
+    return LADDER[choice[0]].keys[choice[1]]
 
 
 __all__ = ["Controller", "Decision", "Seen", "label", "names"]

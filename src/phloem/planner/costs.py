@@ -215,7 +215,7 @@ def _costs(device: Device, sizes: Sizes) -> _Costs:
     exists = np.zeros(shape, np.bool_)
     encode, decode, size_up, size_down = (np.zeros(shape) for _ in range(4))
     for place, level in enumerate(LADDER):
-        for option, key in enumerate(level.keys()):
+        for option, key in enumerate(level.keys):
             exists[place, option] = True
             encode[place, option] = device.seconds(ENCODE, key, sizes.parameters)
             decode[place, option] = device.seconds(DECODE, key, sizes.parameters)
@@ -245,5 +245,5 @@ def expected_coding(
     total = 0.0
     for way, chosen in ((ENCODE, up), (DECODE, down)):
         if chosen is not None:
-            total += device.seconds(way, levels.LADDER[chosen[0]].keys()[chosen[1]], sizes.parameters)
+            total += device.seconds(way, levels.LADDER[chosen[0]].keys[chosen[1]], sizes.parameters)
     return total

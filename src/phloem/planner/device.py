@@ -75,7 +75,7 @@ class Device:
             raise StateError(
                 f"{where} is no profile of a device", hint="make one: phloem calibrate"
             ) from error
-        for key in itertools.chain.from_iterable(level.keys() for level in levels.LADDER):
+        for key in itertools.chain.from_iterable(level.keys for level in levels.LADDER):
             costs_of = found.costs.get(key, {})
             ways = [costs_of.get(way, (-1.0, 0.0)) for way in (ENCODE, DECODE)]
             if any(not (0 <= a < 1e6 and 0 <= b < 1.0) for a, b in ways):

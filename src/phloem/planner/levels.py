@@ -52,6 +52,7 @@ class Level:
         """The codec: to change it is a larger step than to change a level of it."""
         return str(self.options[0].up["codec"])
 
+    @cached_property
     def keys(self) -> tuple[str, ...]:
         """The names under which costs of the options are kept."""
         return tuple(f"{self.name} {option.effort}".strip() for option in self.options)

@@ -35,7 +35,7 @@ def measure(made_by: Mapping[str, str], memory_bytes: float, progress: Progress)
     keys = [
         (level, option, key)
         for level in LADDER
-        for option, key in zip(level.options, level.keys(), strict=True)
+        for option, key in zip(level.options, level.keys, strict=True)
     ]
     costs: dict[str, dict[str, tuple[float, float]]] = {}
     updates = {size: _update(size) for size in (SMALL, LARGE)}

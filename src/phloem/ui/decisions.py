@@ -205,6 +205,11 @@ def shown(decided: Sequence[Decided], *, every: bool) -> list[Decided]:
     return [one for place, one in enumerate(decided) if every or not place or one.differs(decided[place - 1])]
 
 
+def levels_text(one: Decided) -> str:
+    """What the sites were asked to send, finest first."""
+    return mixture_text(dict(sorted(one.up.items(), key=lambda pair: _LABELS[pair[0]])))
+
+
 def print_decisions(console: Console, decided: Sequence[Decided], *, every: bool) -> None:
     """Prints the figures, then a row per round in which something changed."""
     _print_tally(console, Tally.of(decided))
@@ -221,7 +226,7 @@ def print_decisions(console: Console, decided: Sequence[Decided], *, every: bool
         cells = (
             str(one.round),
             one.policy,
-            mixture_text(dict(sorted(one.up.items(), key=lambda pair: _LABELS[pair[0]]))),
+            levels_text(one),
             one.down,
             seconds_text(one.seconds),
             f"{seconds_text(one.low)} – {seconds_text(one.high)}",

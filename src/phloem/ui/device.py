@@ -27,7 +27,7 @@ def print_device(console: Console, device: Device) -> None:
     for way in (ENCODE, DECODE):
         for heading in (f"{way}\nM/s", "fixed\nµs", "times\na copy"):
             grid.add_column(heading, justify="right", no_wrap=True)
-    for key in itertools.chain.from_iterable(level.keys() for level in LADDER):
+    for key in itertools.chain.from_iterable(level.keys for level in LADDER):
         cells = [key]
         for way in (ENCODE, DECODE):
             fixed, each = device.costs[key][way]

@@ -11,6 +11,8 @@ from phloem.job.directory import RunDirectory, reading
 from phloem.job.record import RoundRecord, read_summary
 from phloem.recipe import Recipe
 from phloem.ui.charts import error_chart, metric_charts, rate_chart, site_chart
+from phloem.ui.choices import choices
+from phloem.ui.decisions import Decided, read_decisions
 from phloem.ui.document import document
 from phloem.ui.figures import unbroken
 from phloem.ui.ledger import ledger_section
@@ -37,17 +39,26 @@ def write_report(root: Path) -> None:
             f"{root}/rounds.jsonl has no rounds", hint="restore the file, or run the recipe again"
         )
     with reading(f"the record of the run in {root}"):
-        text = page(recipe, summary, runs)
+        decided = read_decisions(directory.decisions(), f"{root}/decisions.jsonl")
+        text = page(recipe, summary, runs, decided)
     directory.write("report.html", text.encode())
 
 
-def page(recipe: Recipe, summary: Mapping[str, Any], runs: Mapping[str, Sequence[RoundRecord]]) -> str:
+def page(
+    recipe: Recipe,
+    summary: Mapping[str, Any],
+    runs: Mapping[str, Sequence[RoundRecord]],
+    decided: Sequence[Decided] = (),
+) -> str:
     """The page's text."""
-    return document(f"{recipe.name} · Phloem run", STYLE, *_sections(recipe, summary, runs))
+    return document(f"{recipe.name} · Phloem run", STYLE, *_sections(recipe, summary, runs, decided))
 
 
 def _sections(
-    recipe: Recipe, summary: Mapping[str, Any], runs: Mapping[str, Sequence[RoundRecord]]
+    recipe: Recipe,
+    summary: Mapping[str, Any],
+    runs: Mapping[str, Sequence[RoundRecord]],
+    decided: Sequence[Decided],
 ) -> list[Markup | None]:
     records = runs["this"]
     figures = [_figure(heading, chart) for heading, chart in metric_charts(summary, runs)]
@@ -73,6 +84,7 @@ def _sections(
             site_table(summary, records),
             class_="charts",
         ),
+        choices(decided),
         refusals(records),
         element("h2", "What these numbers are"),
         meaning(recipe, summary),

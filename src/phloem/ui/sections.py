@@ -102,7 +102,8 @@ def _figure_cell(text: str) -> Markup:
     return element("td", element("em", text) if text.endswith("fewer") else text)
 
 
-def _table(heads: Sequence[str], body: Sequence[Markup], style: str | None = None) -> Markup:
+def table(heads: Sequence[str], body: Sequence[Markup], style: str | None = None) -> Markup:
+    """A table that scrolls where the page is narrow."""
     head = element("tr", *(element("th", text, scope="col", class_=style) for text in heads))
     return element("div", element("table", element("thead", head), element("tbody", *body)), class_="scroll")
 
@@ -123,7 +124,7 @@ def site_table(summary: Mapping[str, Any], records: Sequence[RoundRecord]) -> Ma
         )
         for name, row in summary["sites"].items()
     ]
-    return _table(["site", "examples", "accepted", "refused", "up", "down", "control"], body)
+    return table(["site", "examples", "accepted", "refused", "up", "down", "control"], body)
 
 
 def refusals(records: Sequence[RoundRecord]) -> Markup:
@@ -146,7 +147,7 @@ def refusals(records: Sequence[RoundRecord]) -> Markup:
     return joined(
         heading,
         element("p", f"{len(found)} in all. {words}"),
-        _table(["round", "site", "reason"], rows, "text"),
+        table(["round", "site", "reason"], rows, "text"),
         element("p", f"… and {more} more: see rounds.jsonl.") if more > 0 else None,
     )
 
