@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from phloem.errors import FormatError
 from phloem.testing.strategies import tampered
-from phloem.wire.messages import Item, Order, Reply, Status
+from phloem.wire.messages import REPORT_BYTES, Item, Order, Reply, Report, Status
 
 prefixes = st.binary(min_size=8, max_size=8)
 strings = st.binary(max_size=20)
@@ -30,17 +31,25 @@ def orders(draw: st.DrawFn) -> Order:
         key_chain=draw(st.binary(min_size=32, max_size=32)) if by_key else None,
         choice=draw(strings),
         attachment=draw(strings),
+        report=draw(st.booleans()),
     )
 
 
 words = st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=20)
 
 
+reports = st.builds(
+    Report,
+    st.none() | st.integers(0, 65534).map(lambda n: n / 65534),
+    *[st.integers(0, 2**32 - 1).map(lambda n, unit=unit: n / unit) for unit in (1e3, 1e6, 1e6)],  # type: ignore[misc]
+)
+
+
 @st.composite
 def replies(draw: st.DrawFn) -> Reply:
     status = draw(st.sampled_from(Status))
     reply = Reply(draw(numbers), draw(numbers), status, draw(prefixes), draw(st.none() | prefixes))
-    reply = dataclasses.replace(reply, attachment=draw(strings))
+    reply = dataclasses.replace(reply, attachment=draw(strings), report=draw(st.none() | reports))
     if status is Status.UPDATE:
         return dataclasses.replace(reply, examples=draw(numbers), frame=draw(strings))
     return dataclasses.replace(reply, reason=draw(words)) if status is Status.REFUSED else reply
@@ -138,3 +147,24 @@ def test_a_reason_cannot_carry_control_characters_to_a_terminal() -> None:
     assert reason.isprintable()
     assert reason.startswith("NaN?[2J??error")
     assert len(reason) == 500
+
+
+def test_a_report_has_fourteen_bytes_that_say_shares_milliseconds_and_microseconds() -> None:
+    packed = Report(0.5, 1.25, 0.002, 0.000003).pack()
+    assert packed.hex() == "ff7fe2040000d007000003000000"
+    assert len(packed) == REPORT_BYTES
+    assert Report.unpack(packed) == Report(32767 / 65534, 1.25, 0.002, 0.000003)
+    assert Report().pack().hex() == "ffff" + "00" * 12
+    assert Report.unpack(Report().pack()) == Report()
+
+
+@pytest.mark.parametrize("value", [-1.0, math.inf, 1e300, 5e9])
+def test_what_a_report_cannot_say_is_said_as_nearly_as_it_can(value: float) -> None:
+    said = Report.unpack(Report(value, value, value, value).pack())
+    assert said.lost in (0.0, 1.0)
+    assert 0.0 <= said.encode_seconds <= said.train_seconds < 2**32
+
+
+def test_a_reply_without_a_report_has_the_bytes_that_it_always_had() -> None:
+    reply = Reply(3, 1, Status.UPDATE, b"chainchn", None, 7, b"frame")
+    assert reply.pack().hex() == "11030100" + b"chainchn".hex() + "00" + "07" + b"frame".hex()

@@ -17,6 +17,7 @@ signature or a receipt).
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
@@ -61,7 +62,8 @@ class Report:
 
     def pack(self) -> bytes:
         """The report's 14 bytes."""
-        lost = _NOT_KNOWN if self.lost is None else round(min(max(self.lost, 0.0), 1.0) * _SHARES)
+        known = self.lost is not None and not math.isnan(self.lost)
+        lost = round(min(max(self.lost or 0.0, 0.0), 1.0) * _SHARES) if known else _NOT_KNOWN
         return struct.pack(
             "<HIII",
             lost,
