@@ -207,13 +207,14 @@ def test_a_slower_device_takes_longer(recipe: Path) -> None:
     ],
 )
 def test_a_plan_follows_the_recipes_objective(phloem: Call, recipe: Path, change: str, policy: str) -> None:
-    words = ("plan", recipe, "--parameters", 100_000, "--set", change)
+    words = ("plan", recipe, "--parameters", 100_000, "--set", "compress=auto", "--set", change)
     assert phloem(*words).code == 0
     assert json.loads(phloem(*words, "--json").out)["choices"][0]["policy"] == policy
 
 
 def test_levels_that_the_recipe_bars_are_not_chosen(phloem: Call, recipe: Path) -> None:
-    words = ("plan", recipe, "--parameters", 1_000_000, "--link", "50kbit", "--set", "adapt.coarsest='2'")
+    words = ("plan", recipe, "--parameters", 1_000_000, "--link", "50kbit", "--set", "compress=auto")
+    words = (*words, "--set", "adapt.coarsest=2")
     assert "barred" in phloem(*words).out
     found = json.loads(phloem(*words, "--json").out)
     assert [row["level"] for row in found["levels"] if row["allowed"]] == ["none", "bf16", "2"]
@@ -366,7 +367,7 @@ def test_a_decision_that_does_not_follow_is_named(phloem: Call, run: Path) -> No
     change(run, 4, lambda row: row.update(down="none"))
     said = phloem("trace", run, "--check")
     assert said.code == 1
-    assert said.out.startswith("round 4 does not follow")
+    assert said.out.startswith("round 5 does not follow")
     told = phloem("trace", run, "--check", "--json")
     assert told.code == 1
     assert json.loads(told.out)["first_not_followed"]["round"] == 4

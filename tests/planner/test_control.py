@@ -14,7 +14,8 @@ import pytest
 from phloem.planner import levels, traces
 from phloem.planner.control import Controller, Decision, Seen, label
 from phloem.planner.device import DECODE, ENCODE, reference
-from phloem.planner.levels import DOWN, LADDER, UP
+from phloem.planner.guard import FREEZE_ROUNDS
+from phloem.planner.levels import DOWN, ENVELOPE_BYTES, LADDER, UP
 from phloem.planner.settings import Adapting
 from phloem.planner.traces import Trace
 
@@ -33,6 +34,7 @@ class World:
     latency: float = 0.02
     slower: float = 1.0
     at: float = 0.0
+    spent: float = 0.0
 
     def sends(self, trace: Trace, size: float, at: float) -> float:
         return self.latency + trace.seconds(size, at + self.latency)
@@ -45,15 +47,16 @@ class World:
         seen, longest = [], 0.0
         for (level, option), (line, _) in zip(up, self.lines, strict=True):
             key = LADDER[level].keys[option]
-            sent = int(LADDER[level].options[option].bytes(UP, size))
+            frame = int(LADDER[level].options[option].bytes(UP, size))
+            sent = frame + ENVELOPE_BYTES
             encode = self.slower * device.seconds(ENCODE, key, size)
             seconds = self.sends(line, sent, began + self.train + encode)
             longest = max(longest, self.train + encode + seconds)
-            seen.append(Seen(sent, seconds, 0, 0.0, encode, 0.0, self.train))
+            seen.append(Seen(sent, seconds, 0, 0.0, encode, 0.0, self.train, -1.0, frame))
             longest += device.seconds(DECODE, key, size)
         key = LADDER[down[0]].keys[down[1]]
         longest += device.seconds(ENCODE, key, size)
-        brought = LADDER[down[0]].options[down[1]].bytes(DOWN, size)
+        brought = LADDER[down[0]].options[down[1]].bytes(DOWN, size) + ENVELOPE_BYTES
         decode = self.slower * device.seconds(DECODE, key, size)
         came = [self.sends(line, brought, began + longest) for _, line in self.lines]
         total = longest + max(came) + decode
@@ -82,8 +85,12 @@ def play(
     controller: Controller,
     change: Callable[[int, dict[str, Seen]], dict[str, Seen]] = lambda number, seen: seen,
     most: int = 400,
+    reborn: Callable[[], Controller] | None = None,
 ) -> list[Decision]:
-    """Rounds until the model is trained; `change` may falsify what the controller is told."""
+    """Rounds until the model is trained.
+
+    `change` may falsify what the controller is told; `reborn` gives another for the next round.
+    """
     decisions: list[Decision] = []
     done, brought, came, decoded = 0.0, 60.0, [world.latency] * len(world.lines), 0.0
     while done < NEED and len(decisions) < most:
@@ -97,15 +104,22 @@ def play(
             for place, (name, one) in enumerate(zip(names(world), seen, strict=True))
         }
         option = LADDER[decision.down[0]].options[decision.down[1]]
-        brought, came = option.bytes(DOWN, world.parameters), following
+        brought, came = option.bytes(DOWN, world.parameters) + ENVELOPE_BYTES, following
         key = LADDER[decision.down[0]].keys[decision.down[1]]
         decoded = world.slower * reference().seconds(DECODE, key, world.parameters)
         gained = np.mean([WORTH[level] for level, _ in up]) * WORTH[decision.down[0]]
         done += math.sqrt(gained)
+        world.spent += sum(one.up_bytes for one in seen) + int(brought) * len(seen)
         controller.observe(
-            number, change(number, told), frame_bytes=int(brought) - 48, loss=1.0 / (1.0 + done), norm=1.0
+            number,
+            change(number, told),
+            frame_bytes=int(brought) - ENVELOPE_BYTES,
+            loss=1.0 / (1.0 + done),
+            norm=1.0,
+            spent=world.spent,
         )
         decisions.append(decision)
+        controller = controller if reborn is None else reborn()
     return decisions
 
 
@@ -126,22 +140,25 @@ KINDS: dict[str, Callable[[int], Trace]] = {
     "10 Mbit/s": lambda seed: traces.constant(1e7),
     "100 Mbit/s": lambda seed: traces.constant(1e8),
     "10 Gbit/s": lambda seed: traces.constant(1e10),
-    "3g": lambda seed: traces.cellular(seed + 400, "3g"),
-    "drifting": lambda seed: traces.drifting(seed + 400, 1e6, 1e7),
-    "switching": lambda seed: traces.switching(400, 2e6, 2e7),
+    "3g": lambda seed: traces.cellular(seed, "3g"),
+    "drifting": lambda seed: traces.drifting(seed, 1e6, 1e7),
+    "switching": lambda seed: traces.switching(seed // 100, 2e6, 2e7),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("slower", [1.0, 4.0])
-def test_it_is_within_a_quarter_of_the_best_fixed_level_of_any_line_and_device(
+def test_it_is_within_15_percent_of_the_best_fixed_level_of_any_line_and_device(
     kind: str, slower: float
 ) -> None:
-    world = alike(KINDS[kind], slower=slower)
-    best, bf16 = world.best(), world.fixed(levels.index_of("bf16"))
-    play(world, controller(world))
-    assert world.at <= 1.25 * best
-    assert world.at <= 1.06 * bf16
+    ratios = []
+    for seed in (400, 500, 600):
+        world = alike(lambda place, seed=seed: KINDS[kind](seed + place), slower=slower)  # type: ignore[misc]
+        best, bf16 = world.best(), world.fixed(levels.index_of("bf16"))
+        play(world, controller(world))
+        ratios.append(world.at / best)
+        assert world.at <= 1.06 * bf16
+    assert math.prod(ratios) ** (1 / 3) <= 1.15
 
 
 def test_sites_whose_lines_differ_for_good_are_served_better_than_by_any_common_level() -> None:
@@ -218,30 +235,51 @@ def test_a_round_in_which_nobody_answered_is_survived() -> None:
     world = alike(KINDS["10 Mbit/s"])
     decisions = play(world, controller(world), lambda number, seen: {} if number in (0, 3, 4) else seen)
     assert len(decisions) < 60
+    assert decisions[6].policy != "start"
+
+
+def lossy(world: World, made: Controller, losses: Sequence[float]) -> list[Decision]:
+    """A round for every loss."""
+    decisions = []
+    for number, loss in enumerate(losses):
+        decision = made.decide(number, names(world))
+        seen, *_ = world.round([decision.up[name] for name in names(world)], decision.down)
+        told = dict(zip(names(world), seen, strict=True))
+        made.observe(number, told, frame_bytes=100, loss=loss, norm=1.0)
+        decisions.append(decision)
+    return decisions
 
 
 def test_a_run_that_gets_worse_is_sent_finer_frames_and_then_everything() -> None:
     world = alike(KINDS["1 Mbit/s"])
     made = controller(world)
-    coarsest = []
-    for number in range(80):
-        decision = made.decide(number, names(world))
-        seen, *_ = world.round([decision.up[name] for name in names(world)], decision.down)
-        loss = 1.0 / (1 + number) if number < 20 else 2.0 + 0.3 * number
-        made.observe(number, dict(zip(names(world), seen, strict=True)), frame_bytes=100, loss=loss, norm=1.0)
-        coarsest.append(max(level for level, _ in decision.up.values()))
-    assert max(coarsest[24:30]) < max(coarsest[8:20])
+    falls = [1.0 / (1 + number) for number in range(20)]
+    decisions = lossy(world, made, falls + [0.3 * number for number in range(60)])
+    coarsest = [max(level for level, _ in one.up.values()) for one in decisions]
+    first = next(place for place, one in enumerate(decisions) if "finer for a while" in one.why)
+    assert 20 < first < 35
+    assert coarsest[first] == coarsest[first - 1] - 1, "by one level"
     assert made.guard.off
     assert LADDER[coarsest[-1]].name == "bf16"
+    assert "everything" in decisions[-1].why
+
+
+def test_finer_frames_for_a_while_are_one_level_finer_all_the_while() -> None:
+    world = alike(KINDS["1 Mbit/s"])
+    losses = [0.2 + 0.01 * (number % 2) for number in range(20)] + [1.5] * 6 + [0.2] * 60
+    decisions = lossy(world, controller(world), losses)
+    frozen = [one for one in decisions if "finer for a while" in one.why]
+    assert len(frozen) == FREEZE_ROUNDS
+    assert len({max(level for level, _ in one.up.values()) for one in frozen}) == 1
+    assert "finer" not in decisions[-1].why
 
 
 def test_a_loss_that_is_no_number_raises_an_alarm_at_once() -> None:
     world = alike(KINDS["1 Mbit/s"])
     made = controller(world)
-    decision = made.decide(0, names(world))
-    seen, *_ = world.round([decision.up[name] for name in names(world)], decision.down)
-    made.observe(0, dict(zip(names(world), seen, strict=True)), frame_bytes=9, loss=math.nan, norm=math.nan)
-    assert made.guard.finer == 1
+    lossy(world, made, [1.0, math.nan])
+    assert made.guard.until == 1 + FREEZE_ROUNDS
+    assert not made.guard.off
 
 
 def test_a_budget_of_bytes_is_kept_and_used() -> None:
@@ -250,7 +288,7 @@ def test_a_budget_of_bytes_is_kept_and_used() -> None:
     made = controller(world, Adapting("budget", budget_bytes=budget))
     made.rounds = 40
     play(world, made, most=40)
-    assert 0.5 * budget < made.spent <= 1.02 * budget
+    assert 0.5 * budget < world.spent <= 1.02 * budget
 
 
 def test_a_deadline_is_kept_by_sending_less() -> None:
@@ -282,45 +320,16 @@ def test_bounds_hold_in_every_round() -> None:
 def test_it_goes_on_from_what_was_saved_as_if_nothing_had_been() -> None:
     world, other = alike(KINDS["3g"]), alike(KINDS["3g"])
     whole = play(world, controller(world))
-    torn = controller(other)
+    made = [controller(other)]
 
-    def tear(number: int, seen: dict[str, Seen]) -> dict[str, Seen]:
-        return seen
-
-    decisions: list[Decision] = []
-    for stop in range(1, len(whole) + 1):
+    def reborn() -> Controller:
         fresh = controller(other)
-        if decisions:
-            fresh.load(json.loads(json.dumps(torn.save())))
-        decision = fresh.decide(stop - 1, names(other))
-        assert decision == whole[stop - 1]
-        decisions.append(decision)
-        up = [decision.up[name] for name in names(other)]
-        _step(other, fresh, stop - 1, decision, up)
-        torn = fresh
+        fresh.load(json.loads(json.dumps(made[-1].save())))
+        made.append(fresh)
+        return fresh
 
-
-_pending: dict[int, tuple[float, list[float], float]] = {}
-
-
-def _step(world: World, made: Controller, number: int, decision: Decision, up: list[tuple[int, int]]) -> None:
-    """One round of `play`."""
-    brought, came, decoded = _pending.get(number, (60.0, [world.latency] * len(world.lines), 0.0))
-    seen, _, following = world.round(up, decision.down)
-    told = {
-        name: replace(one, down_bytes=int(brought), down_seconds=came[place], decode_seconds=decoded)
-        for place, (name, one) in enumerate(zip(names(world), seen, strict=True))
-    }
-    option, key = LADDER[decision.down[0]].options[decision.down[1]], label(decision.down)
-    brought = option.bytes(DOWN, world.parameters)
-    _pending[number + 1] = brought, following, reference().seconds(DECODE, key, world.parameters)
-    gained = math.sqrt(np.mean([WORTH[level] for level, _ in up]) * WORTH[decision.down[0]])
-    world_done[number + 1] = world_done.get(number, 0.0) + gained
-    loss = 1.0 / (1.0 + world_done[number + 1])
-    made.observe(number, told, frame_bytes=int(brought) - 48, loss=loss, norm=1.0)
-
-
-world_done: dict[int, float] = {}
+    assert play(other, made[0], reborn=reborn) == whole
+    assert len(made) > len(whole) / 2
 
 
 def test_a_device_that_took_twice_its_time_three_rounds_in_a_row_is_taken_to_be_another() -> None:
@@ -342,10 +351,36 @@ def test_a_device_that_took_twice_its_time_three_rounds_in_a_row_is_taken_to_be_
     assert found[8] > 5
 
 
-def test_with_an_effort_that_costs_more_than_it_saves_the_fast_one_is_taken() -> None:
-    fast, slow = alike(KINDS["100 Mbit/s"], slower=4.0), alike(lambda seed: traces.constant(2e4))
-    assert {label(one) for one in play(fast, controller(fast))[-1].up.values()} & {
-        f"{name} fast" for name in levels.names()
-    } or LADDER[play(fast, controller(fast))[-1].down[0]].family != "ecsq"
-    decisions = play(slow, controller(slow))
-    assert any("balanced" in label(one) for one in decisions[-1].up.values())
+def test_a_slow_device_codes_fast_and_a_slow_line_is_sent_what_took_longer_to_code() -> None:
+    slow = alike(lambda seed: traces.constant(2e4))
+    assert all("balanced" in label(one) for one in play(slow, controller(slow))[-1].up.values())
+    device = alike(lambda seed: traces.constant(2e4), slower=100.0)
+    assert all("fast" in label(one) for one in play(device, controller(device))[-1].up.values())
+
+
+def test_a_site_that_says_it_works_for_ever_costs_the_others_little() -> None:
+    """A lie of one round is forgotten; under the measured clock it could not even be told (`measured`)."""
+    world, other = alike(KINDS["1 Mbit/s"]), alike(KINDS["1 Mbit/s"])
+
+    def lie(number: int, seen: dict[str, Seen]) -> dict[str, Seen]:
+        return {**seen, "site-0": replace(seen["site-0"], train_seconds=30.0)} if number == 10 else seen
+
+    play(world, controller(world))
+    play(other, controller(other), lie)
+    assert other.at < 1.2 * world.at
+
+
+def test_a_site_that_never_answers_makes_nobody_else_coarser() -> None:
+    world, other = alike(KINDS["1 Mbit/s"]), alike(KINDS["1 Mbit/s"])
+    play(world, controller(world))
+    decisions = play(
+        other, controller(other), lambda number, seen: {n: one for n, one in seen.items() if n != "site-5"}
+    )
+    assert other.at < 1.3 * world.at
+    assert decisions[-1].predicted[0] < 60
+
+
+def test_a_round_without_updates_forgets_nothing() -> None:
+    world = alike(KINDS["10 Mbit/s"])
+    decisions = play(world, controller(world), lambda number, seen: {} if number == 8 else seen)
+    assert decisions[9].policy == decisions[8].policy != "start"

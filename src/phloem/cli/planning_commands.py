@@ -40,7 +40,7 @@ Examples:
       slower up than down, on devices a quarter as fast; with a picture for lines of every rate
   phloem plan examples/digits.toml --parameters 7000000000 --device here
       a larger model, coded as fast as phloem calibrate found this device to be
-  phloem plan examples/digits.toml --set 'adapt.coarsest="0.1"' --json | jq '.choices[0]'
+  phloem plan examples/unequal-lines.toml --set adapt.coarsest=0.1 --json | jq '.choices[0]'
       nothing coarser than a tenth of a bit per parameter; only what would be chosen
 """
 _TRACE_HELP = """Explain what a run chose, round by round.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,8 @@ from typing import Any
 
 from phloem.cli.console import check_picture, on_stdout
 from phloem.cli.printing import print_json, say, stderr_meter
-from phloem.engines.host import initial_state_of, load_task_of
-from phloem.errors import ConfigError, StoreError
-from phloem.job.adapting import controller_for
+from phloem.errors import ConfigError, StateError, StoreError
+from phloem.job.adapting import controller_for, tables_digest
 from phloem.job.directory import DECISIONS, RunDirectory, reading
 from phloem.planner.control import Decision, label
 from phloem.recipe import Recipe
@@ -23,7 +21,6 @@ from phloem.ui.meter import Meter
 from phloem.ui.plan_plot import write_trace_plot
 from phloem.ui.plan_text import mixture_text
 
-_SUMMARY = "summary.json"
 _SAME = 1e-6  # logarithms differ in their last digits from one library to another
 
 
@@ -52,7 +49,7 @@ def run_trace(call: TraceCall) -> bool:
         return True
     followed = True
     if call.check:
-        followed = _check(call, directory, recipe, decided)
+        followed = _check(call, recipe, decided)
     elif call.json:
         print_json({"summary": Tally.of(decided).to_json(), "decisions": [row_of(one) for one in decided]})
     else:
@@ -89,11 +86,15 @@ def _codec(config: Mapping[str, Any]) -> str:
     return " ".join([str(config["codec"]), *(f"({', '.join(words)})" for _ in words[:1])])
 
 
-def _check(call: TraceCall, directory: RunDirectory, recipe: Recipe, decided: Sequence[Decided]) -> bool:
-    parameters = _parameters(directory, recipe)
-    kept = {record.round: record.kept for record in directory.records() if record.kept is not None}
+def _check(call: TraceCall, recipe: Recipe, decided: Sequence[Decided]) -> bool:
     with stderr_meter() as meter, reading(call.run / DECISIONS):
-        found = first_strange(recipe, parameters, kept, decided, meter)
+        own = tables_digest(controller_for(recipe, decided[0].parameters).device)
+        if decided[0].tables != own:
+            raise StateError(
+                f"the choices in {call.run} were made from other tables than this version's",
+                hint="check them with the Phloem, and the device's profile, that made them",
+            )
+        found = first_strange(recipe, decided, meter)
     if call.json:
         first = None if found is None else {"round": found[0].round, "found": found[1]}
         print_json({"followed": found is None, "decisions": len(decided), "first_not_followed": first})
@@ -101,25 +102,20 @@ def _check(call: TraceCall, directory: RunDirectory, recipe: Recipe, decided: Se
         print(f"all {len(decided)} decisions follow from what was measured", flush=True)
     else:
         print(
-            f"round {found[0].round} does not follow from what was measured: it {_words(found[0])}, "
+            f"round {found[0].number} does not follow from what was measured: it has {_words(found[0])}, "
             f"and should have {found[1]}",
             flush=True,
         )
     return found is None
 
 
-def first_strange(
-    recipe: Recipe, parameters: int, kept: Mapping[int, int], decided: Sequence[Decided], meter: Meter
-) -> tuple[Decided, str] | None:
-    """Decides every round once more; the first that comes out different, and what it should have been.
-
-    `kept`: the weights that a pruned trunk had after a round.
-    """
-    choice = AdaptiveChoice(controller_for(recipe, parameters))
+def first_strange(recipe: Recipe, decided: Sequence[Decided], meter: Meter) -> tuple[Decided, str] | None:
+    """Decides every round once more; the first that comes out different, and what it should have been."""
+    choice = AdaptiveChoice(controller_for(recipe, decided[0].parameters))
     for one in decided:
-        meter.tell(f"round {one.round} of {decided[-1].round}")
+        meter.tell(f"round {one.number} of {decided[-1].number}")
         asked = sorted(site for sites in one.up.values() for site in sites)
-        choice.opened(one.round, asked, kept.get(one.round - 1, parameters))
+        choice.opened(one.round, asked, one.parameters)
         again = choice.decision
         assert again is not None
         up = {site: name for name, sites in one.up.items() for site in sites}
@@ -130,7 +126,12 @@ def first_strange(
             return one, f"predicted {again.predicted[0]:.6g} seconds and not {one.seconds:.6g}"
         told = one.told
         choice.controller.observe(
-            one.round, told.seen, frame_bytes=told.frame_bytes, loss=told.loss, norm=told.norm
+            one.round,
+            told.seen,
+            frame_bytes=told.frame_bytes,
+            loss=told.loss,
+            norm=told.norm,
+            spent=told.spent,
         )
     return None
 
@@ -148,22 +149,6 @@ def _words_again(decision: Decision) -> str:
 
 def _sentence(policy: str, up: Mapping[str, int], down: str) -> str:
     return f"taken '{policy}' with {mixture_text(dict(sorted(up.items())))} up, {down} down"
-
-
-def _parameters(directory: RunDirectory, recipe: Recipe) -> int:
-    """Of the model, from the summary; of a run that is not finished, from its task."""
-    path = directory.root / _SUMMARY
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError:
-        return sum(array.size for array in initial_state_of(load_task_of(recipe), recipe).values())
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path} cannot be read: {error}") from error
-    with reading(path):
-        parameters = int(json.loads(text)["parameters"])
-        if parameters < 1:
-            raise ValueError(f"{parameters} parameters")
-        return parameters
 
 
 def _draw(decided: Sequence[Decided], path: Path, title: str) -> None:

@@ -9,11 +9,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from phloem import canonical
 from phloem.engines.base import Answer
 from phloem.job.clock import Clock
 from phloem.job.record import RoundRecord
+from phloem.planner import rounds
 from phloem.planner.control import Controller, Decision, Seen, label
-from phloem.planner.device import DECODE, ENCODE, device_of
+from phloem.planner.device import DECODE, ENCODE, Device, device_of
 from phloem.planner.levels import DOWN, UP
 from phloem.planner.settings import MEASURED
 from phloem.recipe import Recipe
@@ -89,19 +91,28 @@ class Adaptation:
         record.choice_seconds = self.choice.spent()
         if decision is None or decision.round != record.round:
             return None
-        sent = {update.site for update in result.accepted}
+        sent = {update.site: len(update.frame) for update in result.accepted}
         seen = {}
         for site, answer in answers.items():
             if site in decision.up:
                 report = result.reports.get(site, Report())
-                seen[site] = self._seen(site, orders[site], answer, report, decision, before, site in sent)
+                frame = sent.get(site, 0)
+                seen[site] = self._seen(site, orders[site], answer, report, decision, before, frame)
         loss = -record.metric if self.metric.higher_is_better else record.metric
-        found = controller.observe(
-            record.round, seen, frame_bytes=len(result.frame), loss=loss, norm=result.norm
+        spent = (before.total_bytes if before is not None else 0) + sum(
+            len(answer.message) for answer in answers.values()
         )
+        told: dict[str, Any] = {
+            "frame_bytes": len(result.frame),
+            "loss": loss,
+            "norm": result.norm,
+            "spent": spent,
+        }
+        found = controller.observe(record.round, seen, **told)
         record.choice_seconds += time.perf_counter() - started
         exponent, parameters = controller.worth.exponent, controller.sizes.parameters
-        return {"version": VERSION, **line_of(decision, found, seen, loss, result, exponent, parameters)}
+        known = {"exponent": exponent, "parameters": parameters, "tables": tables_digest(controller.device)}
+        return {"version": VERSION, **line_of(decision, found, seen, told), **known}
 
     def _seen(
         self,
@@ -111,12 +122,14 @@ class Adaptation:
         report: Report,
         decision: Decision,
         before: RoundRecord | None,
-        updated: bool,
+        frame_bytes: int,
     ) -> Seen:
+        updated = frame_bytes > 0
         up_bytes = len(answer.message) if updated else 0
         lost = -1.0 if report.lost is None else report.lost
         if self.recipe.adapt.clock == MEASURED and answer.turnaround_seconds is not None:
-            return measured(order, answer, report, up_bytes, lost)
+            # without an update nobody knows which part of the time was work
+            return measured(order, answer, report, frame_bytes, lost) if updated else Seen()
         clock, size = self.clock, self.choice.controller.sizes.parameters
         ended = 0.0 if before is None else before.total_seconds
         came = ended - (0.0 if before is None else before.down_seconds)
@@ -133,28 +146,32 @@ class Adaptation:
             decode,
             train,
             lost,
+            frame_bytes,
         )
 
 
-def measured(order: bytes, answer: Answer, report: Report, up_bytes: int, lost: float) -> Seen:
+def measured(order: bytes, answer: Answer, report: Report, frame_bytes: int, lost: float) -> Seen:
     """A round as whoever sent the order and waited for the reply saw it, less what the site says that it worked.
 
     Only the sum of both transfers shows there; each gets the part of it that its bytes have. A site that says it
-    worked longer than the whole took is believed as far as that goes.
+    worked longer than the whole took is believed as far as that goes: its times are scaled down to it.
     """
     assert answer.turnaround_seconds is not None
+    up_bytes = len(answer.message)
     worked = report.train_seconds + report.encode_seconds + report.decode_seconds
-    moving = max(answer.turnaround_seconds - worked, 1e-4)
+    share = min(1.0, 0.999 * answer.turnaround_seconds / worked) if worked > 0 else 1.0
+    moving = answer.turnaround_seconds - share * worked
     size = up_bytes + len(order)
     return Seen(
         up_bytes,
         moving * up_bytes / size,
         len(order),
         moving * len(order) / size,
-        report.encode_seconds,
-        report.decode_seconds,
-        report.train_seconds,
+        share * report.encode_seconds,
+        share * report.decode_seconds,
+        share * report.train_seconds,
         lost,
+        frame_bytes,
     )
 
 
@@ -181,20 +198,20 @@ def told_in_short(lines: Sequence[Mapping[str, Any]], controller: Controller) ->
     }
 
 
+def tables_digest(device: Device) -> str:
+    """What stands for the tables that choices are made from: what rounds are worth, and the device's profile."""
+    return canonical.digest(canonical.dumps([rounds.tables(), device.to_json()]))[:16]
+
+
 def line_of(
-    decision: Decision,
-    found: Mapping[str, Any],
-    seen: Mapping[str, Seen],
-    loss: float,
-    result: RoundResult,
-    exponent: float,
-    parameters: int,
+    decision: Decision, found: Mapping[str, Any], seen: Mapping[str, Seen], told: Mapping[str, Any]
 ) -> dict[str, Any]:
     """One line of `decisions.jsonl`: what was chosen and why, what was expected, what came, and all that was told."""
     levels: dict[str, list[str]] = {}
     for site, choice in sorted(decision.up.items()):
         levels.setdefault(label(choice), []).append(site)
     median, low, high = decision.predicted
+    loss = told["loss"]
     return {
         "round": decision.round,
         "policy": decision.policy,
@@ -204,12 +221,9 @@ def line_of(
         "predicted": {"seconds": median, "low": low, "high": high},
         "actual": dict(found),
         "scores": dict(decision.scores),
-        "exponent": exponent,
-        "parameters": parameters,
         "told": {
-            "frame_bytes": len(result.frame),
+            **told,
             "loss": loss if math.isfinite(loss) else None,
-            "norm": result.norm,
             "seen": {site: one.to_json() for site, one in sorted(seen.items())},
         },
     }

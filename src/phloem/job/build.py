@@ -211,6 +211,7 @@ def baseline(recipe: Recipe, name: str) -> Recipe:
         "compare": {},
         "later": [],
         "compress": "fixed",
+        "adapt": {},
         "prune": None,
         "ledger": None,
     }

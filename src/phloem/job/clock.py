@@ -11,7 +11,7 @@ from typing import Any
 
 from phloem.planner import levels, traces
 from phloem.planner.device import DECODE, ENCODE, Device, device_of
-from phloem.planner.levels import DOWN, LADDER, UP
+from phloem.planner.levels import LADDER, UP
 from phloem.planner.traces import Trace
 from phloem.recipe import Recipe
 from phloem.seeds import seed_for
@@ -80,6 +80,3 @@ def key_of(config: Mapping[str, Any]) -> str:
         if option.effort == effort
     ]
     return min(coded, key=lambda pair: abs(math.log(pair[1] / float(bits))))[0]
-
-
-__all__ = ["DECODE", "DOWN", "ENCODE", "UP", "Clock", "key_of"]

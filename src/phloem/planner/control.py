@@ -17,7 +17,7 @@ from phloem.planner import policies
 from phloem.planner.costs import Seen, SiteCosts, Sizes, Table, expected_coding, table
 from phloem.planner.device import DECODE, ENCODE, Device, reference
 from phloem.planner.guard import Guard
-from phloem.planner.levels import DOWN, HEADER_BYTES, LADDER, START, UP, index_of, names
+from phloem.planner.levels import DOWN, LADDER, START, UP, index_of
 from phloem.planner.link import Line
 from phloem.planner.policies import CAUTIOUS, CAUTIOUS_SIGMAS, COMMON, DEADLINE, Proposal
 from phloem.planner.rounds import Worth
@@ -70,11 +70,13 @@ class Scores:
     progress: Mapping[str, float] = field(default_factory=dict)
 
     def after(self, took: Mapping[str, tuple[float, float]], forgets: float) -> Scores:
-        """The sums after a round."""
-        return Scores(
-            {name: forgets * self.seconds.get(name, 0.0) + row[0] for name, row in took.items()},
-            {name: forgets * self.progress.get(name, 0.0) + row[1] for name, row in took.items()},
-        )
+        """The sums after a round; a policy that had no say in it is neither better nor worse for that."""
+        seconds = {name: forgets * value for name, value in self.seconds.items()}
+        progress = {name: forgets * value for name, value in self.progress.items()}
+        for name, (spent, worth) in took.items():
+            seconds[name] = seconds.get(name, 0.0) + spent
+            progress[name] = progress.get(name, 0.0) + worth
+        return Scores(seconds, progress)
 
     def rates(self) -> dict[str, float]:
         """Seconds per uncompressed round, by name: the same order after a restart, and so the same choice on a tie."""
@@ -105,11 +107,11 @@ class Controller:
         self.scores = Scores()
         self.policy = "start"
         self.changed = -_FAMILY_ROUNDS  # the round of the last change of codec
-        self.spent = 0.0
+        self.spent = 0.0  # bytes of the run so far
+        self.done = 0  # rounds
         self.rounds_scored = 0  # since the lines last swerved
-        self.merges = 1.0
-        self.in_use = len(LADDER) - 1  # the coarsest level of the last round
         self.down: tuple[int, int] | None = None  # what brought the last result
+        self.brought = 0  # the bytes of that frame
         self._levels: dict[str, int] = {}  # of every site's last update
         self._decided: tuple[Decision, dict[str, Proposal], tuple[str, ...]] | None = None
 
@@ -126,23 +128,26 @@ class Controller:
         if self._decided is not None and self._decided[0].round == number and self._decided[2] == asked:
             return self._decided[0]
         views = [self.sites.get(name, SiteCosts()) for name in asked]
-        median = table(views, self.device, self.sizes, merges=self.merges)
+        found = self._table(views)
         allowed = self._allowed(number)
-        proposals = self._proposals([view.hoped() for view in views], allowed)
-        policy, why = self._policy(number, proposals, allowed)
+        proposals = self._proposals(views, found, allowed)
+        policy, why = self._policy(proposals, allowed)
         chosen = proposals[policy] if policy != "start" else policies.all_at(self._start(allowed), len(asked))
+        wanted = chosen
         if self.settings.objective == "time":
             chosen = self._by_steps(number, chosen, asked, allowed)
+        held = wanted.down != chosen.down or not np.array_equal(wanted.up, chosen.up)
+        why += "; on the way there a level at a time" * held + self.guard.words(number)
         decision = Decision(
             number,
             policy,
             why,
             {
-                name: (int(level), int(median.efforts[row, level]))
+                name: (int(level), int(found.efforts[row, level]))
                 for row, (name, level) in enumerate(zip(asked, chosen.up, strict=True))
             },
-            (chosen.down, int(median.effort_down[chosen.down])),
-            self._predicted(views, median, chosen),
+            (chosen.down, int(found.effort_down[chosen.down])),
+            self._predicted(views, found, chosen),
             self.scores.rates(),
         )
         self._decided = decision, proposals, asked
@@ -171,34 +176,38 @@ class Controller:
 
     def _allowed(self, number: int) -> list[int]:
         finest, usual = index_of(self.settings.finest), index_of(self.settings.coarsest)
-        coarsest = max(self.guard.coarsest(number, usual, min(self.in_use, usual), _BF16), finest)
+        coarsest = max(self.guard.coarsest(number, usual, _BF16), finest)
         return list(range(finest, coarsest + 1))
 
-    def _proposals(self, views: Sequence[SiteCosts], allowed: Sequence[int]) -> dict[str, Proposal]:
-        median = table(views, self.device, self.sizes, merges=self.merges)
+    def _table(self, views: Sequence[SiteCosts], z: float = 0.0) -> Table:
+        thrifty = self.settings.objective in ("bytes", "budget")
+        return table(views, self.device, self.sizes, z=z, thrifty=thrifty)
+
+    def _proposals(
+        self, views: Sequence[SiteCosts], found: Table, allowed: Sequence[int]
+    ) -> dict[str, Proposal]:
         progress = np.array(self.worth.progress())
-        found = {policies.name_of(level): policies.all_at(level, len(views)) for level in allowed}
+        every = {policies.name_of(level): policies.all_at(level, len(views)) for level in allowed}
         objective = self.settings.objective
         if objective == "deadline":
-            return {
-                **found,
-                objective: policies.within(median, progress, self.settings.deadline_seconds, allowed),
-            }
+            seconds = self.settings.deadline_seconds
+            return {**every, objective: policies.within(found, progress, seconds, allowed)}
         if objective in ("bytes", "budget"):
-            sizes = [
-                np.array([self.sizes.bytes(way, level, 0) for level in range(len(LADDER))])
-                for way in (UP, DOWN)
-            ]
             budget = self._allowance() if objective == "budget" else None
-            chosen = policies.by_bytes(sizes[0], sizes[1], progress, allowed, len(views), budget)
-            return {**found, objective: chosen}
+            sizes = [[self.sizes.least(way, level) for level in range(len(LADDER))] for way in (UP, DOWN)]
+            chosen = policies.by_bytes(
+                np.array(sizes[0]), np.array(sizes[1]), progress, allowed, len(views), budget
+            )
+            return {**every, objective: chosen}
+        hoped = [view.hoped() for view in views]
+        median = self._table(hoped)
         rate = self._rate(median, progress, allowed)
-        cautious = table(views, self.device, self.sizes, z=CAUTIOUS_SIGMAS, merges=self.merges)
-        found[COMMON] = policies.common(median, progress, rate, allowed)
+        every[COMMON] = policies.common(median, progress, rate, allowed)
         if len(views) > 1:
-            found[DEADLINE] = policies.by_deadline(median, progress, rate, allowed)
-            found[CAUTIOUS] = policies.by_deadline(cautious, progress, rate, allowed)
-        return found
+            every[DEADLINE] = policies.by_deadline(median, progress, rate, allowed)
+            cautious = self._table(hoped, CAUTIOUS_SIGMAS)
+            every[CAUTIOUS] = policies.by_deadline(cautious, progress, rate, allowed)
+        return every
 
     def _rate(self, median: Table, progress: Any, allowed: Sequence[int]) -> float:
         """Uncompressed rounds per second, at the best known."""
@@ -212,22 +221,20 @@ class Controller:
         )
 
     def _allowance(self) -> float:
-        done = max(sum(site.seen for site in self.sites.values()) / max(len(self.sites), 1), 0.0)
-        return (self.settings.budget_bytes - self.spent) / max(self.rounds - done, 1.0)
+        return (self.settings.budget_bytes - self.spent) / max(self.rounds - self.done, 1)
 
-    def _policy(
-        self, number: int, proposals: Mapping[str, Proposal], allowed: Sequence[int]
-    ) -> tuple[str, str]:
+    def _policy(self, proposals: Mapping[str, Proposal], allowed: Sequence[int]) -> tuple[str, str]:
         objective = self.settings.objective
+        if objective == "budget" and self._allowance() <= 0:
+            return objective, "the budget is spent: as little as can be"
         if objective != "time":
             return objective, f"for the objective '{objective}'"
-        if not self.scores.seconds:
-            return "start", "nothing is known of any line yet"
         rates = {name: rate for name, rate in self.scores.rates().items() if name in proposals}
+        if not rates:
+            return "start", "nothing is known of any line yet"
         if self.guard.off:
-            rates = {
-                name: rate for name, rate in rates.items() if name == policies.name_of(max(allowed))
-            } or rates
+            coarsest = policies.name_of(max(allowed))
+            rates = {name: rate for name, rate in rates.items() if name == coarsest} or rates
         best = min(rates, key=rates.__getitem__)
         current = self.policy
         if current not in rates:
@@ -240,49 +247,58 @@ class Controller:
         self, views: Sequence[SiteCosts], median: Table, chosen: Proposal
     ) -> tuple[float, float, float]:
         came = chosen.down if self.down is None else self.down[0]
-        bounds = [
-            table(views, self.device, self.sizes, z=z, merges=self.merges).round_seconds(chosen.up, came)
-            for z in (-EIGHTY, EIGHTY)
-        ]
+        bounds = [self._table(views, z).round_seconds(chosen.up, came) for z in (-EIGHTY, EIGHTY)]
         return median.round_seconds(chosen.up, came), bounds[0], bounds[1]
 
     # -- after it --------------------------------------------------------------------------------------------
 
     def observe(
-        self, number: int, seen: Mapping[str, Seen], *, frame_bytes: int, loss: float, norm: float
+        self,
+        number: int,
+        seen: Mapping[str, Seen],
+        *,
+        frame_bytes: int,
+        loss: float,
+        norm: float,
+        spent: float = 0.0,
     ) -> dict[str, Any]:
         """Takes in what a round took, per site; gives what was found, for the log.
 
         `frame_bytes` is the length of the frame that brought the result down, `norm` the Euclidean norm of the trunk's
-        step, `loss` the task's metric on the stopping data, lower better.
+        step, `loss` the task's metric on the stopping data, lower better; `spent` are all bytes of the run so far.
         """
         assert self._decided is not None
         decision, proposals, asked = self._decided
         assert decision.round == number
         before = dict(self.sites)
         covered = self._learn(decision, seen)
-        self.sizes = self.sizes.after(DOWN, *decision.down, frame_bytes + HEADER_BYTES)
+        came = [one.down_bytes - self.brought for one in seen.values() if one.down_bytes]
+        self.sizes = self.sizes.after(DOWN, [(*decision.down, frame_bytes)], min(came, default=-1.0))
+        self.brought = frame_bytes
         took = self._would_have_taken(before, seen, proposals, asked)
         actual = self._took(decision, seen)
         swerved = self._swerved(before, seen)
         self.rounds_scored = 0 if swerved else self.rounds_scored + 1
         forgets = _REMEMBERS if swerved else min(_FORGETS, self.rounds_scored / (self.rounds_scored + 2))
-        self.scores = self.scores.after(took, forgets)
+        if took:
+            self.scores = self.scores.after(took, forgets)
         family = LADDER[decision.down[0]].family
         if self.down is not None and family != LADDER[self.down[0]].family:
             self.changed = number
         self.policy = decision.policy
-        self.in_use = max((level for level, _ in decision.up.values()), default=self.in_use)
         self.down = decision.down
         self._levels |= {name: decision.up[name][0] for name, one in seen.items() if one.up_bytes}
-        self.guard = self.guard.after(number, loss, norm)
-        self.spent += sum(one.up_bytes + one.down_bytes for one in seen.values())
+        coarsest = max((level for level, _ in decision.up.values()), default=index_of(START))
+        self.guard = self.guard.after(number, loss, norm, coarsest)
+        self.spent, self.done = max(float(spent), self.spent), number + 1
         return {"seconds": actual, "covered": covered, "swerved": swerved}
 
     def _learn(self, decision: Decision, seen: Mapping[str, Seen]) -> list[int]:
         """Lines, devices, sizes and worth after a round; how many transfers, of all, took what was expected."""
         inside = transfers = 0
         lost: dict[int, list[float]] = {}
+        frames: list[tuple[int, int, float]] = []
+        around: list[float] = []
         for name, one in sorted(seen.items()):
             site = self.sites.setdefault(name, SiteCosts())
             for line, size, seconds in (
@@ -295,16 +311,18 @@ class Controller:
             up = decision.up.get(name) if one.up_bytes else None
             down = self.down if one.down_bytes else None
             self.sites[name] = site.after(one, expected_coding(self.device, self.sizes, up, down))
-            if up is not None:
-                self.sizes = self.sizes.after(UP, *up, one.up_bytes)
+            if up is not None and one.frame_bytes:
+                frames.append((*up, one.frame_bytes))
+                around.append(one.up_bytes - one.frame_bytes)
             if 0 <= one.lost <= 1 and name in self._levels:  # of the update before
                 lost.setdefault(self._levels[name], []).append(one.lost)
-        for level, values in lost.items():
-            self.worth = self.worth.after(level, sum(values) / len(values))
+        if frames:
+            self.sizes = self.sizes.after(UP, frames, float(np.median(around)))
+        if lost:
+            most = max(sorted(lost), key=lambda level: len(lost[level]))
+            self.worth = self.worth.after(most, float(np.median(lost[most])))
         for name in self.sites.keys() - seen.keys():
-            site = self.sites[name]
-            rest = Line.failed if name in decision.up else Line.rested  # it was asked, and gave no answer
-            self.sites[name] = replace(site, up=rest(site.up), down=rest(site.down))
+            self.sites[name] = self.sites[name].without(asked=name in decision.up)
         return [inside, transfers]
 
     def _would_have_taken(
@@ -329,7 +347,7 @@ class Controller:
                 else site.down
             )
             views.append(replace(site, up=up, down=down, train=max(one.train_seconds, 0.0)).hoped())
-        found = table(views, self.device, self.sizes, merges=self.merges)
+        found = self._table(views)
         progress = np.array(self.worth.progress())
         took = {}
         for name, proposal in proposals.items():
@@ -347,7 +365,7 @@ class Controller:
         if self.down is not None:
             coded.append((ENCODE, self.down))
         merging = sum(self.device.seconds(way, label(choice), self.sizes.parameters) for way, choice in coded)
-        return came + went + self.merges * merging
+        return came + went + merging
 
     def _swerved(self, before: Mapping[str, SiteCosts], seen: Mapping[str, Seen]) -> bool:
         """Whether most lines were far from what was expected of them: the times have changed."""
@@ -365,15 +383,17 @@ class Controller:
         return {
             "sites": {name: site.to_json() for name, site in self.sites.items()},
             "sizes": {way: {str(k): v for k, v in rows.items()} for way, rows in self.sizes.factors.items()},
+            "around": dict(self.sizes.around),
             "worth": [self.worth.exponent, self.worth.seen],
             "guard": self.guard.to_json(),
             "scores": asdict(self.scores),
             "policy": self.policy,
             "changed": self.changed,
             "spent": self.spent,
+            "done": self.done,
             "rounds_scored": self.rounds_scored,
-            "in_use": self.in_use,
             "down": self.down,
+            "brought": self.brought,
             "levels": self._levels,
         }
 
@@ -381,15 +401,15 @@ class Controller:
         """Stands again where `save` was called."""
         self.sites = {name: SiteCosts.from_json(row) for name, row in saved["sites"].items()}
         factors = {way: {int(k): float(v) for k, v in rows.items()} for way, rows in saved["sizes"].items()}
-        self.sizes = replace(self.sizes, factors=factors)
+        self.sizes = replace(self.sizes, factors=factors, around=dict(saved["around"]))
         self.worth = replace(self.worth, exponent=saved["worth"][0], seen=saved["worth"][1])
         self.guard = Guard.from_json(saved["guard"])
         self.scores = Scores(dict(saved["scores"]["seconds"]), dict(saved["scores"]["progress"]))
         self.policy, self.changed = saved["policy"], saved["changed"]
-        self.spent, self.in_use = saved["spent"], saved["in_use"]
+        self.spent, self.done = saved["spent"], saved["done"]
         self.rounds_scored = saved["rounds_scored"]
         self.down = None if saved["down"] is None else (saved["down"][0], saved["down"][1])
-        self._levels = dict(saved["levels"])
+        self._levels, self.brought = dict(saved["levels"]), saved["brought"]
 
 
 def label(choice: tuple[int, int]) -> str:
@@ -397,4 +417,4 @@ def label(choice: tuple[int, int]) -> str:
     return LADDER[choice[0]].keys[choice[1]]
 
 
-__all__ = ["Controller", "Decision", "Seen", "label", "names"]
+__all__ = ["Controller", "Decision", "Seen", "label"]

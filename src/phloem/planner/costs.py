@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from phloem.planner import levels
 from phloem.planner.device import DECODE, ENCODE, Device
-from phloem.planner.levels import DOWN, LADDER, UP
+from phloem.planner.levels import DOWN, ENVELOPE_BYTES, LADDER, UP
 from phloem.planner.link import Line
 
 Seconds = npt.NDArray[np.float64]
@@ -28,7 +28,8 @@ class Seen:
     Attributes:
         up_bytes, up_seconds, down_bytes, down_seconds: of the messages; 0 bytes where nothing crossed.
         encode_seconds, decode_seconds, train_seconds: at the site.
-        lost: the share of the compensated update's square that its frame left out; NaN is not known.
+        lost: the share of the last update's square that its frame left out, error feedback included; -1 is not known.
+        frame_bytes: of the frame in the message that went up.
     """
 
     up_bytes: int = 0
@@ -39,6 +40,7 @@ class Seen:
     decode_seconds: float = 0.0
     train_seconds: float = 0.0
     lost: float = -1.0
+    frame_bytes: int = 0
 
     def to_json(self) -> list[float]:
         """The fields in their order."""
@@ -55,6 +57,7 @@ class SiteCosts:
         train: seconds of a round's training, smoothed.
         seen: rounds that it took part in.
         strikes: rounds in a row in which coding took more than twice what was expected of this device.
+        missed: rounds in a row in which it was asked and gave no answer.
     """
 
     up: Line = field(default_factory=Line)
@@ -63,6 +66,7 @@ class SiteCosts:
     train: float = 0.0
     seen: int = 0
     strikes: int = 0
+    missed: int = 0
 
     def after(self, seen: Seen, expected: float) -> SiteCosts:
         """The same after a round, whose coding was expected to take this long on the profile's device."""
@@ -84,9 +88,19 @@ class SiteCosts:
             down=down,
             slower=slower,
             train=train,
-            strikes=strikes,
             seen=self.seen + bool(seen.up_bytes),
+            strikes=strikes,
+            missed=0,
         )
+
+    def without(self, *, asked: bool) -> SiteCosts:
+        """The same after a round that it had no part in; where it was asked, its line up may have become slow.
+
+        Only the first three times: who never answers is slow in a way that no smaller frame mends.
+        """
+        missed = self.missed + 1 if asked else self.missed
+        up = self.up.failed() if asked and missed <= _STRIKES else self.up.rested()
+        return replace(self, up=up, down=self.down.rested(), missed=missed)
 
     def hoped(self) -> SiteCosts:
         """The same with lines as good as they may well be."""
@@ -101,6 +115,7 @@ class SiteCosts:
             "train": self.train,
             "seen": self.seen,
             "strikes": self.strikes,
+            "missed": self.missed,
         }
 
     @classmethod
@@ -112,31 +127,51 @@ class SiteCosts:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How long frames are: expected from their bits, then corrected by those that were sent.
+    """How long messages are: expected from their bits, then corrected by those that were sent.
 
-    `factors`: found over expected, by direction and level.
+    Attributes:
+        factors: frames found over frames expected, by direction and level.
+        around: bytes of a message besides its frame, by direction.
     """
 
     parameters: int
     factors: Mapping[str, Mapping[int, float]]
+    around: Mapping[str, float]
 
     @classmethod
     def of(cls, parameters: int) -> Sizes:
         """Before any frame was sent."""
-        return cls(parameters, {UP: {}, DOWN: {}})
+        return cls(parameters, {UP: {}, DOWN: {}}, {UP: ENVELOPE_BYTES, DOWN: ENVELOPE_BYTES})
 
     def bytes(self, direction: str, level: int, option: int) -> float:
         """How long a message is expected to be."""
         expected = LADDER[level].options[option].bytes(direction, self.parameters)
-        return expected * self.factors[direction].get(level, 1.0)
+        return expected * self.factors[direction].get(level, 1.0) + self.around[direction]
 
-    def after(self, direction: str, level: int, option: int, found: float) -> Sizes:
-        """The same after a message of `found` bytes."""
-        expected = LADDER[level].options[option].bytes(direction, self.parameters)
-        before = self.factors[direction].get(level)
-        ratio = min(max(found / expected, 0.05), 20.0)
-        factor = ratio if before is None else before + _GAIN * (ratio - before)
-        return replace(self, factors={**self.factors, direction: {**self.factors[direction], level: factor}})
+    def least(self, direction: str, level: int) -> float:
+        """The same with whichever effort takes the fewest bytes."""
+        return min(self.bytes(direction, level, option) for option in range(len(LADDER[level].options)))
+
+    def after(self, direction: str, frames: Sequence[tuple[int, int, float]], around: float) -> Sizes:
+        """The same after frames of so many bytes, each as (level, option, bytes), and what was around them.
+
+        What most of a level's frames were long, counts; one sender's do not move it.
+        """
+        ratios: dict[int, list[float]] = {}
+        for level, option, found in frames:
+            expected = LADDER[level].options[option].bytes(direction, self.parameters)
+            ratios.setdefault(level, []).append(min(max(found / expected, 0.05), 20.0))
+        factors = dict(self.factors[direction])
+        for level, values in ratios.items():
+            before, middle = factors.get(level), float(np.median(values))
+            factors[level] = middle if before is None else before + _GAIN * (middle - before)
+        extra = self.around[direction]
+        extra += _GAIN * (around - extra) if around >= 0 else 0.0
+        return replace(
+            self,
+            factors={**self.factors, direction: factors},
+            around={**self.around, direction: extra},
+        )
 
 
 @dataclass(frozen=True)
@@ -173,10 +208,12 @@ def table(
     *,
     z: float = 0.0,
     merges: float = 1.0,
+    thrifty: bool = False,
 ) -> Table:
     """The table of these sites; at z standard deviations beyond what is expected of their lines.
 
-    `merges` is the coordinator's slowness, as `SiteCosts.slower`.
+    `merges` is the share of these sites whose updates the coordinator merges. With `thrifty` efforts are those that
+    take the fewest bytes, else those that are done soonest.
     """
     costs = _costs(device, sizes)
     slower = np.array([site.slower for site in sites])[:, None, None]
@@ -186,8 +223,14 @@ def table(
     up, down = (np.where(costs.exists, seconds, np.inf) for seconds in (up, down))
     # the coordinator decodes them all, one after another
     efforts = (up + len(sites) * merges * np.where(costs.exists, costs.decode, 0.0)).argmin(axis=2)
+    if thrifty:
+        efforts = np.broadcast_to(
+            np.where(costs.exists, costs.bytes_up, np.inf).argmin(axis=1), efforts.shape
+        )
     once = np.where(costs.exists, merges * costs.encode, np.inf)
     effort_down = (down.max(axis=0, initial=0.0) + once).argmin(axis=1)
+    if thrifty:
+        effort_down = np.where(costs.exists, costs.bytes_down, np.inf).argmin(axis=1)
     places = np.arange(len(LADDER))
     return Table(
         np.take_along_axis(up, efforts[:, :, None], axis=2)[:, :, 0],

@@ -14,8 +14,8 @@ from functools import cached_property
 from typing import Any
 
 UP, DOWN = "up", "down"
-HEADER_BYTES = 48
-"""Of a frame, its envelope and its report: what the smallest of frames takes."""
+HEADER_BYTES, ENVELOPE_BYTES = 20, 45
+"""What the smallest of frames takes, and what is around it: an envelope, and a report."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Option:
     bits_down: float
 
     def bytes(self, direction: str, parameters: int) -> float:
-        """How long a frame of a model of that many parameters is expected to be."""
+        """How long a frame of a model of that many parameters is expected to be, without its envelope."""
         bits = self.bits_up if direction == UP else self.bits_down
         return HEADER_BYTES + bits * parameters / 8
 

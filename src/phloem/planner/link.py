@@ -118,7 +118,7 @@ class Line:
         """The line after a transfer that never came to its end: slower than was thought, and less certain."""
         var_goodput, var_fixed, covariance = self.variances
         goodput = max(self.goodput - math.log(2.0), math.log(SLOWEST))
-        return replace(self, goodput=goodput, variances=(var_goodput + 0.5, var_fixed, covariance))
+        return replace(self, goodput=goodput, variances=(min(var_goodput + 0.5, 4.0), var_fixed, covariance))
 
     def rested(self) -> Line:
         """The line after a round without a transfer: as it was, but less certain."""

@@ -91,20 +91,21 @@ def by_deadline(table: Table, progress: Seconds, rate: float, allowed: Sequence[
 
 def within(table: Table, progress: Seconds, seconds: float, allowed: Sequence[int]) -> Proposal:
     """What is worth most and is done in these seconds; where nothing is, what is done soonest."""
-    levels = np.array(allowed)
-    best: tuple[tuple[bool, float], Proposal] | None = None
+    levels, sites = np.array(allowed), len(table.up)
+    tried = [all_at(level, sites) for level in allowed]
     for down in levels:
         left = seconds - table.down[:, down].max(initial=0.0) - table.sending[down]
         up = table.up[:, levels]
-        choice = np.where(up <= left, progress[levels], -1.0 - up).argmax(axis=1)
-        proposal = Proposal(levels[choice], int(down))
-        takes = table.round_seconds(proposal.up, proposal.down)
-        fits = takes <= seconds
-        score = fits, worth(proposal, progress) if fits else -takes
-        if best is None or score > best[0]:
-            best = score, proposal
-    assert best is not None
-    return best[1]
+        for merging in (0.0, *table.merging[:, levels].sum(axis=0)):
+            choice = np.where(up <= left - merging, progress[levels], -1.0 - up).argmax(axis=1)
+            middle = int(np.median(choice)) if sites else 0
+            tried.append(Proposal(levels[np.maximum(choice, middle - MOST_AHEAD)], int(down)))
+    took = [table.round_seconds(one.up, one.down) for one in tried]
+    gained = [worth(one, progress) for one in tried]
+    fitting = [place for place in range(len(tried)) if took[place] <= seconds]
+    if not fitting:
+        return tried[min(range(len(tried)), key=took.__getitem__)]
+    return tried[max(fitting, key=gained.__getitem__)]
 
 
 def by_bytes(

@@ -47,16 +47,20 @@ class Worth:
         A task that learns faster from coarse frames (digits, whose division by senders makes their steps larger) is
         no reason to expect that of another: there 1 is the least.
         """
-        tables = _tables()
-        rows = [tables[task]] if task in tables else list(tables.values())
-        least = 0.0 if task in tables else 1.0
+        known = tables()
+        rows = [known[task]] if task in known else list(known.values())
+        least = 0.0 if task in known else 1.0
         rounds = tuple(_mean([max(row[name][0], least) for row in rows]) for name in levels.names())
         lost = tuple(sum(row[name][1] for row in rows) / len(rows) for name in levels.names())
         return cls(rounds, lost)
 
     def inflation(self, level: int) -> float:
-        """The rounds of this level over those without compression, in this run."""
-        return float(self.rounds[level] ** self.exponent)
+        """The rounds of this level over those without compression, in this run.
+
+        What a level costs grows with the exponent; what it gains (a merge that takes larger steps) does not.
+        """
+        rounds = self.rounds[level]
+        return float(rounds**self.exponent) if rounds > 1 else rounds
 
     def progress(self) -> list[float]:
         """What one round of every level is worth, in rounds without compression.
@@ -78,7 +82,7 @@ class Worth:
 
 
 @functools.cache
-def _tables() -> dict[str, dict[str, tuple[float, float]]]:
+def tables() -> dict[str, dict[str, tuple[float, float]]]:
     """By task and level: rounds over those without compression, and the share left out."""
     text = resources.files("phloem.planner").joinpath("rounds.json").read_text("utf-8")
     found = {}
@@ -91,7 +95,7 @@ def _tables() -> dict[str, dict[str, tuple[float, float]]]:
 
 def known_tasks() -> tuple[str, ...]:
     """The tasks that have a table of their own."""
-    return tuple(sorted(_tables()))
+    return tuple(sorted(tables()))
 
 
 def _mean(values: Sequence[float]) -> float:

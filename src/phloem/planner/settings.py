@@ -20,7 +20,7 @@ class Adapting:
         objective: "time" reaches the target soonest; "bytes" with the fewest bytes; "budget" spends `budget_bytes`
             evenly over the rounds that are left and gets the most out of them; "deadline" gets the most out of rounds
             of `deadline_seconds`.
-        budget_bytes: all frames of the run, both ways.
+        budget_bytes: all bytes of the run, both ways.
         deadline_seconds: of a round, training included.
         clock: "simulated" takes durations from the recipe's links and devices, so that a run is the same wherever it
             is made; "measured" takes them from the wire. "" is simulated in the local engine, measured elsewhere.

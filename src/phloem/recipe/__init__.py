@@ -80,6 +80,11 @@ class Recipe:
             raise unknown_key(min(strange), self.sites.all, "[ledger.members]")
         if self.compress not in (AUTO, FIXED):
             raise ConfigError(f"'compress' is '{AUTO}' or '{FIXED}', found {self.compress!r:.40}")
+        if not self.adapts and self.adapt != Adapting():
+            raise ConfigError(
+                f"[adapt] says what codecs are chosen for, and compress = '{FIXED}' chooses none",
+                hint="leave out [up] and [down], or --set compress=auto",
+            )
         for config in self.codecs:
             codec_from(config)
         canonical.dumps([self.task, self.compare])  # a run keeps the recipe as JSON: no dates, no NaN
@@ -173,6 +178,11 @@ class Recipe:
             own = {**base, **as_table(rows, f"[devices.{site}]")}
             devices[site] = from_table(Speed, own, f"[devices.{site}]")
         settle_codecs(table)
+        if isinstance(table.get("adapt"), Mapping):  # a level's name may look like a number
+            table["adapt"] = {
+                key: f"{value:g}" if key in ("finest", "coarsest") and type(value) in (int, float) else value
+                for key, value in table["adapt"].items()
+            }
         return from_table(cls, {**table, "links": links, "devices": devices}, "the recipe")
 
 

@@ -56,7 +56,7 @@ class Position:
 
     `digest` is the state's, where it was compared with the coordinator's; `examples` is how many the update in
     flight stands for, in case it has to be sent again. The residual has the layout of the kept weights. `lost` is the
-    share of the last merged update's square that its frame left out.
+    share of the last update's square that its frame left out; None where it was not merged.
     """
 
     round: int
@@ -276,7 +276,7 @@ class Site:
 
         And the share of that update's square which its frame left out, from a sample of its values.
         """
-        residual, lost = at.residual, at.lost
+        residual, lost = at.residual, at.lost if at.residual.sent is None else None
         taken = self.plan.in_bitmap(accepted, self.name)
         whole = ef.sampled_power(residual.owed) if residual.sent is not None and taken else 0.0
         settled = ef.resolve(residual, before.layout, accepted=taken, reuse=reuse)

@@ -27,7 +27,7 @@ def choices(decided: Sequence[Decided]) -> Markup | None:
     body = [
         element(
             "tr",
-            element("td", str(one.round + 1)),
+            element("td", str(one.number)),
             element("td", levels_text(one)),
             element("td", one.down),
             element(

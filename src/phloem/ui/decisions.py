@@ -36,6 +36,7 @@ class Told:
     frame_bytes: int
     loss: float
     norm: float
+    spent: float
     seen: Mapping[str, Seen]
 
 
@@ -48,6 +49,8 @@ class Decided:
         seconds, low, high: predicted, and the bounds that hold four fifths.
         actual: what it took.
         covered: transfers inside their interval, and of how many.
+        parameters: of the model, without pruned ones.
+        tables: the digest of what it was decided with.
     """
 
     round: int
@@ -61,7 +64,14 @@ class Decided:
     actual: float
     covered: tuple[int, int]
     swerved: bool
+    parameters: int
+    tables: str
     told: Told
+
+    @property
+    def number(self) -> int:
+        """The round as people count, from 1."""
+        return self.round + 1
 
     @property
     def levels_up(self) -> dict[int, int]:
@@ -110,10 +120,13 @@ def _read(line: Any, where: str) -> Decided:
             float(actual["seconds"]),
             (int(inside), int(of)),
             bool(actual.get("swerved")),
+            int(line["parameters"]),
+            str(line["tables"]),
             Told(
                 int(told["frame_bytes"]),
                 math.nan if told["loss"] is None else float(told["loss"]),
                 float(told["norm"]),
+                float(told["spent"]),
                 {str(site): _seen(values) for site, values in told["seen"].items()},
             ),
         )
@@ -224,7 +237,7 @@ def print_decisions(console: Console, decided: Sequence[Decided], *, every: bool
     for one in rows:
         inside = one.low <= one.actual <= one.high
         cells = (
-            str(one.round),
+            str(one.number),
             one.policy,
             levels_text(one),
             one.down,

@@ -114,7 +114,7 @@ def write_trace_plot(decided: Sequence[Decided], path: Path, *, title: str) -> N
     """
     figure = _figure(9.6, 6.4)
     above, below = figure.subplots(2, 1, sharex=True)
-    rounds = [one.round for one in decided]
+    rounds = [one.number for one in decided]
     _levels(above, decided)
     below.fill_between(
         rounds,
@@ -139,7 +139,7 @@ def write_trace_plot(decided: Sequence[Decided], path: Path, *, title: str) -> N
     size = 22 if len(decided) <= 60 else 8
     for group, colour, words in ((hit, "#1b1f24", "took"), (missed, _DOWN, "took, outside")):
         below.scatter(
-            [one.round for one in group],
+            [one.number for one in group],
             [one.actual for one in group],
             s=size,
             color=colour,
@@ -154,12 +154,12 @@ def write_trace_plot(decided: Sequence[Decided], path: Path, *, title: str) -> N
     changes = [after for before, after in itertools.pairwise(decided) if before.policy != after.policy]
     for one in changes if len(changes) <= _NAMED else ():
         above.text(
-            one.round - 0.4, 1.01, one.policy, transform=above.get_xaxis_transform(), fontsize=8, color=_SOFT
+            one.number - 0.4, 1.01, one.policy, transform=above.get_xaxis_transform(), fontsize=8, color=_SOFT
         )
     below.xaxis.get_major_locator().set_params(integer=True)
     for axes in (above, below):
         for one in changes:
-            axes.axvline(one.round - 0.5, color=_SOFT, linewidth=0.7, linestyle=":")
+            axes.axvline(one.number - 0.5, color=_SOFT, linewidth=0.7, linestyle=":")
         _finish(axes)
         axes.legend(loc="best", frameon=True, framealpha=0.85, edgecolor="none", fontsize=8.5)
     figure.suptitle(title, fontsize=10)
@@ -176,7 +176,7 @@ def _tick(axes: Axes, value: float) -> str:
 def _levels(axes: Axes, decided: Sequence[Decided]) -> None:
     used = {level for one in decided for level in (*one.levels_up, one.level_down)}
     most = max((count for one in decided for count in one.levels_up.values()), default=1)
-    spots = [(one.round, level, count) for one in decided for level, count in one.levels_up.items()]
+    spots = [(one.number, level, count) for one in decided for level, count in one.levels_up.items()]
     if any(len(one.levels_up) > 1 for one in decided):
         axes.scatter(
             [spot[0] for spot in spots],
@@ -190,7 +190,7 @@ def _levels(axes: Axes, decided: Sequence[Decided]) -> None:
     else:
         axes.step([s[0] for s in spots], [s[1] for s in spots], where="mid", color=_UP, lw=2.2, label="up")
     axes.step(
-        [one.round for one in decided],
+        [one.number for one in decided],
         [one.level_down for one in decided],
         where="mid",
         color=_DOWN,
