@@ -57,6 +57,8 @@ LINKS: dict[str, dict[str, Any]] = {
     "switching": {"up": "20mbit", "down": "20mbit", "trace": "switching", **SLOW},
     "unequal": {"up": "50mbit", "down": "50mbit", **SLOW},
 }
+#: The code LM's coarsest two take twice the rounds of two seconds each: in its cells they cannot be best.
+TRAINED = {"digits": LEVELS[1:], "code-lm": LEVELS[1:-2]}
 CODE_LM_LINKS = ["1 Mbit/s", "1 Gbit/s", "switching"]
 UNEQUAL = (
     "500kbit",
@@ -194,7 +196,7 @@ def table(processes: int, tasks: Sequence[str]) -> None:
 
 def fixed(task: str, seeds: int, processes: int) -> None:
     """Every level once per seed."""
-    cells = [(task, seed, level) for seed in range(1, seeds + 1) for level in LEVELS[1:]]
+    cells = [(task, seed, level) for seed in range(1, seeds + 1) for level in TRAINED[task]]
     found = pooled(((at_level, cell) for cell in cells), processes)
     rows = [
         {"task": t, "seed": s, "level": level, **row} for (t, s, level), row in zip(cells, found, strict=True)
@@ -231,9 +233,9 @@ def matrix(task: str, seeds: int, processes: int, links: Sequence[str], devices:
     rows: dict[str, Any] = {}
     for (_, seed, link, device), row in zip(cells, found, strict=True):
         recipe = recipe_of(task, seed, link, device)
-        levels_took = {level: replay(task, known[seed][level], level, recipe) for level in LEVELS[1:]}
+        levels_took = {level: replay(task, known[seed][level], level, recipe) for level in TRAINED[task]}
         cell = rows.setdefault(
-            f"{link} / {device}", {"auto": [], "fixed": {level: [] for level in LEVELS[1:]}, "runs": []}
+            f"{link} / {device}", {"auto": [], "fixed": {level: [] for level in TRAINED[task]}, "runs": []}
         )
         cell["auto"].append(row["seconds"])
         for level, seconds in levels_took.items():
@@ -250,7 +252,7 @@ def proxy(task: str, known: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     """
     expected, found = [], []
     for row in known.values():
-        for level in LEVELS[2:]:
+        for level in TRAINED[task][1:]:
             if row[level]["rounds"] and row["bf16"]["rounds"]:
                 worth, place = Worth.of(task), levels.index_of(level)
                 for _ in range(row[level]["rounds"]):
@@ -286,7 +288,7 @@ def summarised(rows: dict[str, Any]) -> dict[str, Any]:
         }
     single = {
         level: geometric_mean([cell["fixed"][level] / cell["auto"] for cell in cells.values()])
-        for level in LEVELS[1:]
+        for level in next(iter(cells.values()))["fixed"]
         if all(math.isfinite(cell["fixed"][level]) for cell in cells.values())
     }
     inside, transfers = (sum(run["covered"][n] for c in cells.values() for run in c["runs"]) for n in (0, 1))
