@@ -17,7 +17,7 @@ from phloem.planner import policies
 from phloem.planner.costs import Seen, SiteCosts, Sizes, Table, expected_coding, table
 from phloem.planner.device import DECODE, ENCODE, Device, reference
 from phloem.planner.guard import Guard
-from phloem.planner.levels import DOWN, LADDER, START, UP, index_of
+from phloem.planner.levels import DOWN, LADDER, START, START_BYTES, UP, index_of
 from phloem.planner.link import Line
 from phloem.planner.policies import CAUTIOUS, CAUTIOUS_SIGMAS, COMMON, DEADLINE, Proposal
 from phloem.planner.rounds import Worth
@@ -160,7 +160,7 @@ class Controller:
 
         To a finer codec nobody goes sooner than five rounds after the last change of codec; to a coarser at once.
         """
-        start, most = index_of(START), max(allowed)
+        start, most = self._start(allowed), max(allowed)
         held = number - self.changed < _FAMILY_ROUNDS
 
         def least_of(level: int) -> int:
@@ -172,7 +172,14 @@ class Controller:
         return Proposal(np.maximum(chosen.up, np.array(least, np.intp)), max(chosen.down, least_down))
 
     def _start(self, allowed: Sequence[int]) -> int:
-        return min(allowed, key=lambda level: abs(level - index_of(START)))
+        usual = index_of(START)
+        short = [
+            level
+            for level in range(usual)
+            if max(self.sizes.least(way, level) for way in (UP, DOWN)) <= START_BYTES
+        ]
+        first = min(short, default=usual)
+        return min(allowed, key=lambda level: abs(level - first))
 
     def _allowed(self, number: int) -> list[int]:
         finest, usual = index_of(self.settings.finest), index_of(self.settings.coarsest)
