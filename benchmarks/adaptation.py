@@ -57,8 +57,6 @@ LINKS: dict[str, dict[str, Any]] = {
     "switching": {"up": "20mbit", "down": "20mbit", "trace": "switching", **SLOW},
     "unequal": {"up": "50mbit", "down": "50mbit", **SLOW},
 }
-#: The code LM's coarsest two take twice the rounds of two seconds each: in its cells they cannot be best.
-TRAINED = {"digits": LEVELS[1:], "code-lm": LEVELS[1:-2]}
 CODE_LM_LINKS = ["1 Mbit/s", "1 Gbit/s", "switching"]
 UNEQUAL = (
     "500kbit",
@@ -196,7 +194,7 @@ def table(processes: int, tasks: Sequence[str]) -> None:
 
 def fixed(task: str, seeds: int, processes: int) -> None:
     """Every level once per seed."""
-    cells = [(task, seed, level) for seed in range(1, seeds + 1) for level in TRAINED[task]]
+    cells = [(task, seed, level) for seed in range(1, seeds + 1) for level in LEVELS[1:]]
     found = pooled(((at_level, cell) for cell in cells), processes)
     rows = [
         {"task": t, "seed": s, "level": level, **row} for (t, s, level), row in zip(cells, found, strict=True)
@@ -233,9 +231,9 @@ def matrix(task: str, seeds: int, processes: int, links: Sequence[str], devices:
     rows: dict[str, Any] = {}
     for (_, seed, link, device), row in zip(cells, found, strict=True):
         recipe = recipe_of(task, seed, link, device)
-        levels_took = {level: replay(task, known[seed][level], level, recipe) for level in TRAINED[task]}
+        levels_took = {level: replay(task, known[seed][level], level, recipe) for level in LEVELS[1:]}
         cell = rows.setdefault(
-            f"{link} / {device}", {"auto": [], "fixed": {level: [] for level in TRAINED[task]}, "runs": []}
+            f"{link} / {device}", {"auto": [], "fixed": {level: [] for level in LEVELS[1:]}, "runs": []}
         )
         cell["auto"].append(row["seconds"])
         for level, seconds in levels_took.items():
@@ -252,7 +250,7 @@ def proxy(task: str, known: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     """
     expected, found = [], []
     for row in known.values():
-        for level in TRAINED[task][1:]:
+        for level in LEVELS[2:]:
             if row[level]["rounds"] and row["bf16"]["rounds"]:
                 worth, place = Worth.of(task), levels.index_of(level)
                 for _ in range(row[level]["rounds"]):

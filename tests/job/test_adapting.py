@@ -99,11 +99,11 @@ def test_such_rounds_on_a_branch_are_merged_again_from_the_repository(tmp_path: 
 
 
 def test_a_slow_site_sends_less_than_the_others(tmp_path: Path) -> None:
-    sections = {**AUTO, "count": 6, "rounds": 20, "links": {"site-0": {"up": "20kbit"}}}
+    sections = {**AUTO, "count": 6, "rounds": 20, "links": {"site-0": {"up": "2kbit"}}}
     run = phloem.build(table(**sections), out=tmp_path / "run")
     rows = run.records[-1].per_site
     others = [rows[f"site-{n}"].up for n in range(1, 6)]
-    assert rows["site-0"].up < min(others)
+    assert rows["site-0"].up < 0.8 * min(others)
 
 
 def test_the_fewest_bytes_and_a_budget_are_objectives_too(tmp_path: Path) -> None:

@@ -93,8 +93,8 @@ LADDER: tuple[Level, ...] = (
 """Finest first. Steps of about two, because between them rounds and bytes change by less than links do."""
 
 START, START_BYTES = "0.05", 6_000
-"""The first round, when nothing is known of any line: the finest level whose frames are no longer than that, a twentieth
-of a second on a line of 1 Mbit/s; where none is, this one.
+"""The first round, when nothing is known of any line: the finest level whose frames are no longer than that, which
+takes a twentieth of a second on a line of 1 Mbit/s; where none is, this one.
 
 A coarse round on a fast line costs a part of one round, since what it leaves out is owed; a fine one on a slow line
 may cost as much as the rest of the run.
