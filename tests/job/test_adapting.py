@@ -99,7 +99,8 @@ def test_such_rounds_on_a_branch_are_merged_again_from_the_repository(tmp_path: 
 
 
 def test_a_slow_site_sends_less_than_the_others(tmp_path: Path) -> None:
-    sections = {**AUTO, "count": 6, "rounds": 20, "links": {"site-0": {"up": "2kbit"}}}
+    task = {"features": 8000, "rate": 0.0001}
+    sections = {**AUTO, "count": 6, "rounds": 20, "task": task, "links": {"site-0": {"up": "50kbit"}}}
     run = phloem.build(table(**sections), out=tmp_path / "run")
     rows = run.records[-1].per_site
     others = [rows[f"site-{n}"].up for n in range(1, 6)]

@@ -1,8 +1,8 @@
 """What is known of a line in one direction, from the transfers that crossed it.
 
-A transfer of `size` bytes takes `fixed + size / goodput` seconds. Both logarithms are estimated at once by an extended
-Kalman filter, so that small transfers teach the fixed part and large ones the goodput, and neither is taken for the
-other. The noise is measured too: a mean square of the surprises, which gives the width of every prediction.
+A transfer of `size` bytes takes `fixed + size / goodput` seconds. Both logarithms are estimated at once by an iterated
+extended Kalman filter, so that small transfers teach the fixed part and large ones the goodput, and neither is taken
+for the other. The noise is measured too: a mean square of the surprises, which gives the width of every prediction.
 
 Source: the logarithm of goodput followed with its variance predicts transfers on recorded lines as well as anything
 longer, and knows how wrong it is (research/adaptive-hardware.md §2a). Gain 0.3 and 0.2 from there.
@@ -24,6 +24,8 @@ _LEAST_NOISE = 0.02**2  # a log-second: no clock and no queue are steadier
 _DRIFT = _GAIN**2 / (1 - _GAIN)  # process noise over measurement noise that gives this gain
 _FIXED_DRIFT = 0.02  # the fixed part moves less
 _HOPE = 2.0  # standard deviations
+_SMALL = 0.3  # log-seconds: a surprise that one linear step takes in
+_STEPS, _STRIDE = 6, 2.0
 _SWERVE = 0.7  # log-seconds: a surprise past that is a new regime, not noise
 
 
@@ -92,27 +94,76 @@ class Line:
             var_fixed += _FIXED_DRIFT * measuring
         if self.seen and abs(surprise) > _SWERVE:  # believe it: what was known is of another time
             var_goodput += surprise**2
-        share, rest = self._shares(size)
-        # the observation's gradient is (-share, +rest)
-        down_goodput = -share * var_goodput + rest * covariance
-        down_fixed = -share * covariance + rest * var_fixed
-        total = -share * down_goodput + rest * down_fixed + measuring
-        gain_goodput, gain_fixed = down_goodput / total, down_fixed / total
-        goodput = min(max(self.goodput + gain_goodput * surprise, math.log(SLOWEST)), math.log(FASTEST))
-        fixed = min(max(self.fixed + gain_fixed * surprise, math.log(_SHORTEST)), observed)
+        variances = var_goodput, var_fixed, covariance
+        goodput, fixed = self._settled(variances, size, observed, measuring, surprise)
+        moving = size / (size + math.exp(min(goodput + fixed, 700.0)))
+        toward, across, total = _gains(moving, variances, measuring)
         return replace(
             self,
             goodput=goodput,
             fixed=fixed,
-            moving=size / (size + math.exp(min(goodput + fixed, 700.0))),
+            moving=moving,
             variances=(
-                max(var_goodput - gain_goodput * down_goodput, 1e-9),
-                max(var_fixed - gain_fixed * down_fixed, 1e-9),
-                covariance - gain_goodput * down_fixed,
+                max(var_goodput - toward * toward / total, 1e-9),
+                max(var_fixed - across * across / total, 1e-9),
+                covariance - toward * across / total,
             ),
             noise=noise,
             seen=self.seen + 1,
         )
+
+    def _settled(
+        self,
+        variances: tuple[float, float, float],
+        size: float,
+        observed: float,
+        noise: float,
+        surprise: float,
+    ) -> tuple[float, float]:
+        """The likeliest logarithms of goodput and fixed part, after a transfer of so many log-seconds.
+
+        An iterated filter (Gauss and Newton's steps on the posterior): one linear step would put a slow line's first
+        transfers down to a fixed part, for a small frame's time hardly depends on the goodput that was expected. Where
+        the surprise is large it also starts from a line whose time is all moving, and the likelier end is taken.
+        """
+        starts = [(self.goodput, self.fixed)]
+        if abs(surprise) > _SMALL:
+            starts.append((math.log(size) - observed, min(self.fixed, observed - 2.0)))
+        ends = [self._descended(variances, size, observed, noise, start) for start in starts]
+        return min(ends)[1:]
+
+    def _descended(
+        self,
+        variances: tuple[float, float, float],
+        size: float,
+        observed: float,
+        noise: float,
+        start: tuple[float, float],
+    ) -> tuple[float, float, float]:
+        """How unlikely the end of a descent from `start` is, and the end."""
+        goodput, fixed = start
+        for _ in range(_STEPS):
+            moving = size / (size + math.exp(min(goodput + fixed, 700.0)))
+            toward, across, total = _gains(moving, variances, noise)
+            wanted = observed - self._log_seconds(goodput, fixed, size)
+            wanted += moving * (self.goodput - goodput) - (1.0 - moving) * (self.fixed - fixed)
+            aim_goodput = self.goodput + toward / total * wanted
+            aim_fixed = self.fixed + across / total * wanted
+            goodput += min(max(aim_goodput - goodput, -_STRIDE), _STRIDE)
+            fixed += min(max(aim_fixed - fixed, -_STRIDE), _STRIDE)
+            goodput = min(max(goodput, math.log(SLOWEST)), math.log(FASTEST))
+            fixed = min(max(fixed, math.log(_SHORTEST)), observed)
+        var_goodput, var_fixed, covariance = variances
+        by_goodput, by_fixed = goodput - self.goodput, fixed - self.fixed
+        prior = var_fixed * by_goodput**2 - 2 * covariance * by_goodput * by_fixed + var_goodput * by_fixed**2
+        prior /= max(var_goodput * var_fixed - covariance**2, 1e-12)
+        error = observed - self._log_seconds(goodput, fixed, size)
+        return prior + error**2 / noise, goodput, fixed
+
+    @staticmethod
+    def _log_seconds(goodput: float, fixed: float, size: float) -> float:
+        moving = math.log(size) - goodput
+        return max(moving, fixed) + math.log1p(math.exp(-abs(moving - fixed)))
 
     def failed(self) -> Line:
         """The line after a transfer that never came to its end: slower than was thought, and less certain."""
@@ -162,3 +213,14 @@ class Line:
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"a saved line is damaged: {error}") from error
         return found
+
+
+def _gains(moving: float, variances: tuple[float, float, float], noise: float) -> tuple[float, float, float]:
+    """The covariances of goodput and of the fixed part with the next observation, and its variance.
+
+    Its gradient is (-moving, 1 - moving).
+    """
+    var_goodput, var_fixed, covariance = variances
+    toward = -moving * var_goodput + (1.0 - moving) * covariance
+    across = -moving * covariance + (1.0 - moving) * var_fixed
+    return toward, across, -moving * toward + (1.0 - moving) * across + noise
