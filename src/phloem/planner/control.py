@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 
 from phloem.planner import policies
-from phloem.planner.costs import Seen, SiteCosts, Sizes, Table, expected_coding, table
+from phloem.planner.costs import (
+    Costs,
+    Seen,
+    SiteCosts,
+    Sizes,
+    Table,
+    costs_of,
+    expected_coding,
+    table,
+)
 from phloem.planner.device import DECODE, ENCODE, Device, reference
 from phloem.planner.guard import Guard
 from phloem.planner.levels import DOWN, LADDER, START, START_BYTES, UP, index_of
@@ -112,6 +121,7 @@ class Controller:
         self.rounds_scored = 0  # since the lines last swerved
         self.down: tuple[int, int] | None = None  # what brought the last result
         self.brought = 0  # the bytes of that frame
+        self._costs: tuple[Sizes, Costs] | None = None  # of the sizes of now
         self._levels: dict[str, int] = {}  # of every site's last update
         self._decided: tuple[Decision, dict[str, Proposal], tuple[str, ...]] | None = None
 
@@ -188,7 +198,9 @@ class Controller:
 
     def _table(self, views: Sequence[SiteCosts], z: float = 0.0) -> Table:
         thrifty = self.settings.objective in ("bytes", "budget")
-        return table(views, self.device, self.sizes, z=z, thrifty=thrifty)
+        if self._costs is None or self._costs[0] is not self.sizes:
+            self._costs = self.sizes, costs_of(self.device, self.sizes)
+        return table(views, self.device, self.sizes, z=z, thrifty=thrifty, costs=self._costs[1])
 
     def _proposals(
         self, views: Sequence[SiteCosts], found: Table, allowed: Sequence[int]

@@ -209,13 +209,15 @@ def table(
     z: float = 0.0,
     merges: float = 1.0,
     thrifty: bool = False,
+    costs: Costs | None = None,
 ) -> Table:
     """The table of these sites; at z standard deviations beyond what is expected of their lines.
 
     `merges` is the share of these sites whose updates the coordinator merges. With `thrifty` efforts are those that
-    take the fewest bytes, else those that are done soonest.
+    take the fewest bytes, else those that are done soonest. `costs` are the device's for these sizes, where they are
+    known already.
     """
-    costs = _costs(device, sizes)
+    costs = costs or costs_of(device, sizes)
     slower = np.array([site.slower for site in sites])[:, None, None]
     train = np.array([site.train for site in sites])[:, None, None]
     up = train + slower * costs.encode + _transfers([site.up for site in sites], costs.bytes_up, z)
@@ -243,7 +245,7 @@ def table(
 
 
 @dataclass(frozen=True)
-class _Costs:
+class Costs:
     """Of every option, (levels, options): whether it is there, seconds on the profile's device, bytes."""
 
     exists: npt.NDArray[np.bool_]
@@ -253,7 +255,8 @@ class _Costs:
     bytes_down: Seconds
 
 
-def _costs(device: Device, sizes: Sizes) -> _Costs:
+def costs_of(device: Device, sizes: Sizes) -> Costs:
+    """What every option takes on a device, at the sizes that are expected."""
     shape = len(LADDER), _OPTIONS
     exists = np.zeros(shape, np.bool_)
     encode, decode, size_up, size_down = (np.zeros(shape) for _ in range(4))
@@ -264,7 +267,7 @@ def _costs(device: Device, sizes: Sizes) -> _Costs:
             decode[place, option] = device.seconds(DECODE, key, sizes.parameters)
             size_up[place, option] = sizes.bytes(UP, place, option)
             size_down[place, option] = sizes.bytes(DOWN, place, option)
-    return _Costs(exists, encode, decode, size_up, size_down)
+    return Costs(exists, encode, decode, size_up, size_down)
 
 
 def _transfers(lines: Sequence[Line], sizes: Seconds, z: float) -> Seconds:

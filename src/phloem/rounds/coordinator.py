@@ -394,4 +394,4 @@ class Coordinator:
         self.prefixes = [bytes.fromhex(prefix) for prefix in facts["prefixes"]]
         self.bitmaps = [bytes.fromhex(bitmap) for bitmap in facts["bitmaps"]]
         self.recent = recent
-        self.chooser.load(facts["chooser"])
+        self.chooser.load(facts.get("chooser", {}))
