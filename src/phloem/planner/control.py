@@ -37,6 +37,7 @@ EIGHTY = 1.2816
 
 _FORGETS = 0.97
 _MARGIN = 0.02  # a policy must be better by this share before it takes over
+_STAKE = 0.1  # of a round
 _FAMILY_ROUNDS = 5  # from one change of the codec to the next
 _BF16 = index_of("bf16")
 _SWERVED = 0.7  # log-seconds by which the median line surprised: scores of before count less
@@ -145,9 +146,9 @@ class Controller:
         chosen = proposals[policy] if policy != "start" else policies.all_at(self._start(allowed), len(asked))
         wanted = chosen
         if self.settings.objective == "time":
-            chosen = self._by_steps(number, chosen, asked, allowed)
+            chosen = self._by_steps(number, chosen, asked, allowed, views, found)
         held = wanted.down != chosen.down or not np.array_equal(wanted.up, chosen.up)
-        why += "; on the way there a level at a time" * held + self.guard.words(number)
+        why += "; on the way there by steps" * held + self.guard.words(number)
         decision = Decision(
             number,
             policy,
@@ -164,22 +165,43 @@ class Controller:
         return decision
 
     def _by_steps(
-        self, number: int, chosen: Proposal, asked: Sequence[str], allowed: Sequence[int]
+        self,
+        number: int,
+        chosen: Proposal,
+        asked: Sequence[str],
+        allowed: Sequence[int],
+        views: Sequence[SiteCosts],
+        found: Table,
     ) -> Proposal:
-        """The proposal, with nobody more than a level finer than before: a line that is slow shows it on the way.
+        """The proposal, with nobody much finer than before: a line that is slow shows it on the way.
 
-        To a finer codec nobody goes sooner than five rounds after the last change of codec; to a coarser at once.
+        That is a level finer, or as far as the slowest that the line may well be takes a tenth of the round more. To a
+        finer codec nobody goes sooner than five rounds after the last change of codec; to a coarser at once.
         """
-        start, most = self._start(allowed), max(allowed)
+        most = max(allowed)
+        before = np.array([self._levels.get(name, self._start(allowed)) for name in asked], np.intp)
+        before_down = self._start(allowed) if self.down is None else self.down[0]
+        if self.down is None or not asked:
+            return Proposal(np.maximum(chosen.up, before), max(chosen.down, before_down))
+        slowest = self._table(views, EIGHTY)
+        stake = _STAKE * found.round_seconds(before, before_down)
+        down = found.down.max(axis=0) + found.sending
+        slow_down = slowest.down.max(axis=0) + slowest.sending
         held = number - self.changed < _FAMILY_ROUNDS
 
-        def least_of(level: int) -> int:
-            same = LADDER[max(level - 1, 0)].family == LADDER[level].family
-            return min(level - (1 if same or not held else 0), most)
+        def least_of(level: int, seconds: Any, slow: Any) -> int:
+            least = level
+            while least > 0 and (least == level or slow[least - 1] <= seconds[level] + stake):
+                if held and LADDER[least - 1].family != LADDER[least].family:
+                    break
+                least -= 1
+            return min(least, most)
 
-        least = [least_of(self._levels.get(name, start)) for name in asked]
-        least_down = least_of(start if self.down is None else self.down[0])
-        return Proposal(np.maximum(chosen.up, np.array(least, np.intp)), max(chosen.down, least_down))
+        least = [least_of(int(level), found.up[row], slowest.up[row]) for row, level in enumerate(before)]
+        return Proposal(
+            np.maximum(chosen.up, np.array(least, np.intp)),
+            max(chosen.down, least_of(before_down, down, slow_down)),
+        )
 
     def _start(self, allowed: Sequence[int]) -> int:
         usual = index_of(START)
