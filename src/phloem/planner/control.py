@@ -37,7 +37,7 @@ EIGHTY = 1.2816
 
 _FORGETS = 0.97
 _MARGIN = 0.02  # a policy must be better by this share before it takes over
-_STAKE = 0.1  # of a round
+_STAKE, _STEP = 0.1, 0.35  # of a round
 _FAMILY_ROUNDS = 5  # from one change of the codec to the next
 _BF16 = index_of("bf16")
 _SWERVED = 0.7  # log-seconds by which the median line surprised: scores of before count less
@@ -175,8 +175,9 @@ class Controller:
     ) -> Proposal:
         """The proposal, with nobody much finer than before: a line that is slow shows it on the way.
 
-        That is a level finer, or as far as the slowest that the line may well be takes a tenth of the round more. To a
-        finer codec nobody goes sooner than five rounds after the last change of codec; to a coarser at once.
+        That is a level finer, where it takes a third of the round more at most (no level is worth more than that), or
+        as far as the slowest that the line may well be takes a tenth of the round more. To a finer codec nobody goes
+        sooner than five rounds after the last change of codec; to a coarser at once.
         """
         most = max(allowed)
         before = np.array([self._levels.get(name, self._start(allowed)) for name in asked], np.intp)
@@ -184,14 +185,18 @@ class Controller:
         if self.down is None or not asked:
             return Proposal(np.maximum(chosen.up, before), max(chosen.down, before_down))
         slowest = self._table(views, EIGHTY)
-        stake = _STAKE * found.round_seconds(before, before_down)
+        whole = found.round_seconds(before, before_down)
+        stake, worth_a_step = _STAKE * whole, _STEP * whole
         down = found.down.max(axis=0) + found.sending
         slow_down = slowest.down.max(axis=0) + slowest.sending
         held = number - self.changed < _FAMILY_ROUNDS
 
         def least_of(level: int, seconds: Any, slow: Any) -> int:
             least = level
-            while least > 0 and (least == level or slow[least - 1] <= seconds[level] + stake):
+            while least > 0:
+                step = least == level and seconds[least - 1] <= seconds[level] + worth_a_step
+                if not step and slow[least - 1] > seconds[level] + stake:
+                    break
                 if held and LADDER[least - 1].family != LADDER[least].family:
                     break
                 least -= 1
