@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from phloem.planner.costs import (
     expected_coding,
     table,
 )
+from phloem.planner.decision import Decision, Scores, label
 from phloem.planner.device import DECODE, ENCODE, Device, reference
 from phloem.planner.guard import Guard
 from phloem.planner.levels import DOWN, LADDER, START, START_BYTES, UP, index_of
@@ -31,66 +32,17 @@ from phloem.planner.link import Line
 from phloem.planner.policies import CAUTIOUS, CAUTIOUS_SIGMAS, COMMON, DEADLINE, Proposal
 from phloem.planner.rounds import Worth
 from phloem.planner.settings import Adapting
+from phloem.planner.steps import by_steps
 
 EIGHTY = 1.2816
 """Standard deviations on either side that hold four fifths of a normal distribution."""
 
 _FORGETS = 0.97
 _MARGIN = 0.02  # a policy must be better by this share before it takes over
-_STAKE, _STEP = 0.1, 0.35  # of a round
 _FAMILY_ROUNDS = 5  # from one change of the codec to the next
 _BF16 = index_of("bf16")
 _SWERVED = 0.7  # log-seconds by which the median line surprised: scores of before count less
 _REMEMBERS = 0.2
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What one round does, and why.
-
-    Attributes:
-        policy: the one in use: "start", "all LEVEL", "common", "deadline", "cautious", or the objective's own.
-        why: in a few words.
-        up: level and effort by site, as places in the ladder.
-        down: the same for the frame that brings the result.
-        predicted: seconds of the round at its median, and the bounds that hold four fifths.
-        scores: seconds per uncompressed round of every policy so far; empty in the first round.
-    """
-
-    round: int
-    policy: str
-    why: str
-    up: Mapping[str, tuple[int, int]]
-    down: tuple[int, int]
-    predicted: tuple[float, float, float]
-    scores: Mapping[str, float]
-
-    def config(self, site: str | None) -> dict[str, Any]:
-        """The codec of a site's update; without a site, of the frame that goes down."""
-        level, option = self.down if site is None else self.up[site]
-        chosen = LADDER[level].options[option]
-        return dict(chosen.down if site is None else chosen.up)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Discounted sums by policy: seconds that its rounds would have taken, and what they would have been worth."""
-
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    progress: Mapping[str, float] = field(default_factory=dict)
-
-    def after(self, took: Mapping[str, tuple[float, float]], forgets: float) -> Scores:
-        """The sums after a round; a policy that had no say in it is neither better nor worse for that."""
-        seconds = {name: forgets * value for name, value in self.seconds.items()}
-        progress = {name: forgets * value for name, value in self.progress.items()}
-        for name, (spent, worth) in took.items():
-            seconds[name] = seconds.get(name, 0.0) + spent
-            progress[name] = progress.get(name, 0.0) + worth
-        return Scores(seconds, progress)
-
-    def rates(self) -> dict[str, float]:
-        """Seconds per uncompressed round, by name: the same order after a restart, and so the same choice on a tie."""
-        return {name: self.seconds[name] / max(self.progress[name], 1e-12) for name in sorted(self.seconds)}
 
 
 class Controller:
@@ -173,40 +125,14 @@ class Controller:
         views: Sequence[SiteCosts],
         found: Table,
     ) -> Proposal:
-        """The proposal, with nobody much finer than before: a line that is slow shows it on the way.
-
-        That is a level finer, where it takes a third of the round more at most (no level is worth more than that), or
-        as far as the slowest that the line may well be takes a tenth of the round more. To a finer codec nobody goes
-        sooner than five rounds after the last change of codec; to a coarser at once.
-        """
-        most = max(allowed)
-        before = np.array([self._levels.get(name, self._start(allowed)) for name in asked], np.intp)
-        before_down = self._start(allowed) if self.down is None else self.down[0]
+        """The proposal as far as `by_steps` lets it go from the round before."""
+        start = self._start(allowed)
+        up = np.array([self._levels.get(name, start) for name in asked], np.intp)
         if self.down is None or not asked:
-            return Proposal(np.maximum(chosen.up, before), max(chosen.down, before_down))
-        slowest = self._table(views, EIGHTY)
-        whole = found.round_seconds(before, before_down)
-        stake, worth_a_step = _STAKE * whole, _STEP * whole
-        down = found.down.max(axis=0) + found.sending
-        slow_down = slowest.down.max(axis=0) + slowest.sending
+            return Proposal(np.maximum(chosen.up, up), max(chosen.down, start))
+        before, slowest = Proposal(up, self.down[0]), self._table(views, EIGHTY)
         held = number - self.changed < _FAMILY_ROUNDS
-
-        def least_of(level: int, seconds: Any, slow: Any) -> int:
-            least = level
-            while least > 0:
-                step = least == level and seconds[least - 1] <= seconds[level] + worth_a_step
-                if not step and slow[least - 1] > seconds[level] + stake:
-                    break
-                if held and LADDER[least - 1].family != LADDER[least].family:
-                    break
-                least -= 1
-            return min(least, most)
-
-        least = [least_of(int(level), found.up[row], slowest.up[row]) for row, level in enumerate(before)]
-        return Proposal(
-            np.maximum(chosen.up, np.array(least, np.intp)),
-            max(chosen.down, least_of(before_down, down, slow_down)),
-        )
+        return by_steps(chosen, before, found, slowest, most=max(allowed), held=held)
 
     def _start(self, allowed: Sequence[int]) -> int:
         usual = index_of(START)
@@ -456,11 +382,6 @@ class Controller:
         self.rounds_scored = saved["rounds_scored"]
         self.down = None if saved["down"] is None else (saved["down"][0], saved["down"][1])
         self._levels, self.brought = dict(saved["levels"]), saved["brought"]
-
-
-def label(choice: tuple[int, int]) -> str:
-    """A level and an effort in words: "bf16", "0.1 fast"."""
-    return LADDER[choice[0]].keys[choice[1]]
 
 
 __all__ = ["Controller", "Decision", "Seen", "label"]
