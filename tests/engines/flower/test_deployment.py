@@ -131,8 +131,8 @@ def test_on_flower_codecs_are_chosen_from_what_the_wire_and_the_sites_took(tmp_p
     rows = [json.loads(line) for line in (run.path / "decisions.jsonl").read_text().splitlines()]
     assert [row["round"] for row in rows] == [0, 1, 2, 3]
     for row in rows:
-        for up_bytes, up, down_bytes, down, encode, decode, _, _ in row["told"]["seen"].values():
-            assert up_bytes > 0
+        for up_bytes, up, down_bytes, down, encode, decode, _, _, frame in row["told"]["seen"].values():
+            assert up_bytes > frame > 0
             assert down_bytes > 0
             assert 0 < up < 60
             assert 0 < down < 60
