@@ -1,9 +1,9 @@
 """What a round at a level is worth: how many of them do what one uncompressed round does.
 
-Nobody can compute that, so it is measured: `rounds.json` has for every task that comes with the package the rounds to
-the same target at each level, over the rounds without compression, and how much of an update the frames left out
-meanwhile (`benchmarks/adaptation.py table`). Another task begins with the geometric mean of these. In a run what
-the sites report says whether its updates are easier or harder to compress than the table's.
+Nobody can compute that, so it is measured: `rounds.json` has for two of the package's tasks (digits, code-lm) the
+rounds to the same target at each level, over the rounds without compression, and how much of an update the frames
+left out meanwhile (`benchmarks/adaptation.py table`). Another task begins with the geometric mean of these. In a run
+what the sites report says whether its updates are easier or harder to compress than the table's.
 """
 
 from __future__ import annotations
