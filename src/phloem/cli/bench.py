@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from phloem import kernels
-from phloem.bench import Row, bench_codecs, lines, sample_update
+from phloem.bench import bench_codecs, lines, sample_update
 from phloem.bench.plot import write_plot
 from phloem.bench.updates import MOST_PARAMETERS
+from phloem.cli.console import drawing
 from phloem.cli.printing import print_json, say, stderr_meter
-from phloem.errors import ConfigError, StoreError
+from phloem.errors import ConfigError
 from phloem.files import read_update
 from phloem.tensors import State
 from phloem.ui.meter import Meter
@@ -52,7 +53,8 @@ def run_bench(call: BenchCall) -> None:
         sys.stdout.flush()
     say(f"measured on {words}")
     if call.out is not None:
-        _draw(rows, call.out, words)
+        with drawing(call.out):
+            write_plot(rows, call.out, words)
 
 
 def _update(call: BenchCall, meter: Meter) -> tuple[State, str]:
@@ -63,15 +65,3 @@ def _update(call: BenchCall, meter: Meter) -> tuple[State, str]:
     size = sum(array.size for array in update.values())
     difference = f" minus {call.base.name}" if call.base else ""
     return update, f"{call.update.name}{difference}, {size:,} parameters in {len(update)} tensors"
-
-
-def _draw(rows: Sequence[Row], path: Path, words: str) -> None:
-    """Draws the plot; without matplotlib the table is worth having, too."""
-    try:
-        write_plot(rows, path, words)
-    except ConfigError as error:
-        say(f"note: {path} was not drawn: {error}")
-    except OSError as error:
-        raise StoreError(f"{path} could not be written: {error.strerror}") from error
-    else:
-        say(f"plot: {path}")

@@ -1,4 +1,4 @@
-"""Tables on standard output: as wide as the terminal, or wide where they go to a file or to another program."""
+"""Tables on standard output, as wide as the terminal, or wide where they go elsewhere; and pictures in files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from phloem.cli.printing import WIDE, nobody_reads
-from phloem.errors import ConfigError
+from phloem.cli.printing import WIDE, nobody_reads, say
+from phloem.errors import ConfigError, StoreError
 
 _PICTURES = (".png", ".svg", ".pdf")
 
@@ -24,6 +24,23 @@ def on_stdout() -> Iterator[Console]:
         sys.stdout.flush()
     except BrokenPipeError:
         nobody_reads()
+
+
+@contextlib.contextmanager
+def drawing(path: Path) -> Iterator[None]:
+    """In here a picture is drawn to `path`; without matplotlib what else the command says is worth having, too.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        say(f"note: {path} was not drawn: {error}")
+    except OSError as error:
+        raise StoreError(f"{path} could not be written: {error.strerror}") from error
+    else:
+        say(f"plot: {path}")
 
 
 def check_picture(path: Path | None) -> None:

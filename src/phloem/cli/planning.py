@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from phloem.cli.calibrating import load_profile
-from phloem.cli.console import check_picture, on_stdout
+from phloem.cli.console import check_picture, drawing, on_stdout
 from phloem.cli.printing import print_json, say
 from phloem.codecs.config import check_number
 from phloem.engines.host import initial_state_of, load_task_of
-from phloem.errors import ConfigError, StoreError
+from phloem.errors import ConfigError
 from phloem.planner import traces
 from phloem.planner.device import reference
 from phloem.planner.levels import DOWN, UP
@@ -178,11 +178,5 @@ def _draw(question: Question, recipe: Recipe, path: Path) -> None:
         words = f"{len(sites)} sites" if len(sites) > 1 and len(by_line) > 1 else sites[0]
         marks.setdefault(link.up, bits_text(link.up) if len(by_line) == 1 else words)
     title = f"{recipe.name}: {question.parameters:,} parameters, {len(question.links)} sites"
-    try:
+    with drawing(path):
         write_plan_plot(question, like, path, title=title, marks=marks)
-    except ConfigError as error:
-        say(f"note: {path} was not drawn: {error}")
-    except OSError as error:
-        raise StoreError(f"{path} could not be written: {error.strerror}") from error
-    else:
-        say(f"plot: {path}")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phloem.cli.console import check_picture, on_stdout
+from phloem.cli.console import check_picture, drawing, on_stdout
 from phloem.cli.printing import print_json, say, stderr_meter
-from phloem.errors import ConfigError, StateError, StoreError
+from phloem.errors import StateError
 from phloem.job.adapting import controller_for, tables_digest
 from phloem.job.directory import DECISIONS, RunDirectory, reading
 from phloem.planner.control import Decision, label
@@ -56,7 +56,8 @@ def run_trace(call: TraceCall) -> bool:
         with on_stdout() as console:
             print_decisions(console, decided, every=call.every)
     if call.out is not None:
-        _draw(decided, call.out, f"{recipe.name}: what was chosen, and what it took")
+        with drawing(call.out):
+            write_trace_plot(decided, call.out, title=f"{recipe.name}: what was chosen, and what it took")
     return followed
 
 
@@ -149,14 +150,3 @@ def _words_again(decision: Decision) -> str:
 
 def _sentence(policy: str, up: Mapping[str, int], down: str) -> str:
     return f"taken '{policy}' with {mixture_text(dict(sorted(up.items())))} up, {down} down"
-
-
-def _draw(decided: Sequence[Decided], path: Path, title: str) -> None:
-    try:
-        write_trace_plot(decided, path, title=title)
-    except ConfigError as error:
-        say(f"note: {path} was not drawn: {error}")
-    except OSError as error:
-        raise StoreError(f"{path} could not be written: {error.strerror}") from error
-    else:
-        say(f"plot: {path}")
