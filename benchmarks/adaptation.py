@@ -199,8 +199,7 @@ def fixed(task: str, seeds: int, processes: int) -> None:
     rows = [
         {"task": t, "seed": s, "level": level, **row} for (t, s, level), row in zip(cells, found, strict=True)
     ]
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"adaptation-fixed-{task}.json").write_text(json.dumps(rows) + "\n", "utf-8")
+    write(f"adaptation-fixed-{task}", f"python benchmarks/adaptation.py fixed --task {task}", {"rows": rows})
 
 
 def auto(task: str, seed: int, link: str, device: str) -> dict[str, Any]:
@@ -222,7 +221,7 @@ def auto(task: str, seed: int, link: str, device: str) -> dict[str, Any]:
 def matrix(task: str, seeds: int, processes: int, links: Sequence[str], devices: Sequence[str]) -> None:
     """Auto in every cell, beside the replayed levels."""
     known: dict[int, dict[str, Any]] = {}
-    for row in json.loads((RESULTS / f"adaptation-fixed-{task}.json").read_text()):
+    for row in json.loads((RESULTS / f"adaptation-fixed-{task}.json").read_text())["rows"]:
         known.setdefault(row["seed"], {})[row["level"]] = row
     cells = [
         (task, seed, link, device) for link in links for device in devices for seed in range(1, seeds + 1)

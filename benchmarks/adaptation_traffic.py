@@ -187,7 +187,7 @@ def main() -> None:
     update, layout = gradients()
     sizes = sizes_of(update, layout)
     rounds: dict[int, dict[str, int | None]] = {}
-    for row in json.loads((RESULTS / "adaptation-fixed-digits.json").read_text()):
+    for row in json.loads((RESULTS / "adaptation-fixed-digits.json").read_text())["rows"]:
         rounds.setdefault(row["seed"], {})[row["level"]] = row["rounds"]
     rows: dict[str, Any] = {}
     ablated: dict[str, list[float]] = {arm: [] for arm in ARMS}

@@ -23,6 +23,7 @@ from phloem.engines.shelf import Shelf, read_tensors
 from phloem.engines.start import check_start, read_start
 from phloem.errors import ConfigError
 from phloem.planner import levels
+from phloem.planner.settings import MEASURED
 from phloem.recipe import Recipe
 from phloem.rounds import events
 from phloem.rounds.merge import MergeRule
@@ -116,7 +117,7 @@ class Host:
         self.memory: dict[str, Memory] = {name: {} for name in sites}
         self.shelf: Shelf | None = None
         self.spills = False
-        self.measures = recipe.adapt.clock == "measured"
+        self.measures = recipe.adapt.clock == MEASURED
         self._moved: set[str] = set()  # sites that own something else than the shelf has
 
     def deliver(self, name: str, order: bytes) -> Answer:

@@ -72,9 +72,8 @@ class SiteCosts:
         """The same after a round, whose coding was expected to take this long on the profile's device."""
         down = self.down.after(seen.down_bytes, seen.down_seconds) if seen.down_bytes else self.down
         up = self.up
-        if (
-            down.seen and not up.seen
-        ):  # the first order carries no frame: it shows the latency, which is both ways alike
+        # the first order carries no frame: it shows the latency, and that is alike both ways
+        if down.seen and not up.seen:
             up = replace(up, fixed=down.fixed, variances=(up.variances[0], down.variances[1] + 0.1, 0.0))
         up = up.after(seen.up_bytes, seen.up_seconds) if seen.up_bytes else up
         slower, train, strikes = self.slower, self.train, self.strikes

@@ -117,4 +117,6 @@ class Guard:
         """What the guard does in this round; nothing where it lets things be."""
         if self.off:
             return "; everything, since the metric went on getting worse"
-        return "; finer for a while, since the metric got worse" if number <= self.until else ""
+        if number <= self.until:
+            return "; finer for a while, since the metric got worse"
+        return "; nothing coarser than a level above the coarsest, since steps change" * self.restless
