@@ -2,10 +2,10 @@
 
 python benchmarks/adaptation_traffic.py
 
-Frames are those of a ResNet-50's gradients, encoded at every level; their lengths are what crosses the virtual lines.
-How many rounds a level takes is not known for such a model: here it is what the digits took at that level with the
-same seed (`adaptation.py fixed`), which the controller is not told. It begins with the table of another task's name,
-that is with the mean of all.
+Frames are those of a ResNet-50's gradients, encoded at every level; their lengths, and 40 bytes around each, cross
+the virtual lines. How many rounds a level takes is not known for such a model: here it is what the digits took at
+that level with the same seed (`adaptation.py fixed`), which the controller is not told. It begins with the table of
+another task's name, that is with the mean of all.
 """
 
 from __future__ import annotations
