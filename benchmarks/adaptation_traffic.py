@@ -25,7 +25,8 @@ from phloem.codecs.registry import codec_from
 from phloem.feedback import Residual
 from phloem.job.clock import Clock
 from phloem.planner import levels
-from phloem.planner.control import Controller, Seen
+from phloem.planner.control import Controller
+from phloem.planner.costs import Seen
 from phloem.planner.device import DECODE, ENCODE, Device
 from phloem.planner.levels import DOWN, LADDER, UP
 from phloem.planner.policies import CAUTIOUS
@@ -177,8 +178,9 @@ ARMS: Mapping[str, type[Controller]] = {
 
 
 def controller_of(kind: type[Controller], recipe: Recipe, parameters: int) -> Controller:
-    """A controller that knows no task."""
-    return kind(recipe.sites.all, parameters, settings=recipe.adapt, task="another", rounds=recipe.rounds.max)
+    """A controller that knows no task, and takes no round without training, whose worth is not known here."""
+    most = recipe.rounds.max
+    return kind(recipe.sites.all, parameters, settings=recipe.adapt, task="another", rounds=most, owes=False)
 
 
 def main() -> None:

@@ -103,7 +103,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+#: Modules that take longest, longest first: whoever begins with them has nobody waiting for the last one.
+LONGEST = (
+    "engines/flower/test_deployment.py",
+    "engines/flower/test_real_faults.py",
+    "engines/torch/test_engine.py",
+    "job/test_kill.py",
+    "branches/test_faults.py",
+    "conformance/test_conformance.py",
+    "branches/test_sync_faults.py",
+    "test_vectors.py",
+    "engines/flower/test_ledger.py",
+    "engines/flower/test_processes.py",
+    "bench/test_links.py",
+    "job/test_adapting.py",
+    "engines/flower/test_strategies.py",
+    "job/test_ledger_runs.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    places = {here / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
     for item in items:
         for marker in item.iter_markers("service"):
             unknown = [name for name in marker.args if name not in PROBES]

@@ -17,7 +17,8 @@ from phloem.branches.repository import Repository
 from phloem.errors import ConfigError
 from phloem.job.adapting import controller_for
 from phloem.job.rounds_again import replay_rounds
-from phloem.planner.control import Seen, label
+from phloem.planner.costs import Seen
+from phloem.planner.decision import label
 from phloem.planner.settings import Adapting
 from phloem.recipe import load_recipe
 
@@ -36,13 +37,20 @@ HARD: dict[str, Any] = {
     "links": {"site-1": {"up": "20kbit"}},
     "devices": {"site-2": {"speed": 0.01}},
 }
+#: Training takes so long that what a coarse first round left out is worth an exchange.
+LONG: dict[str, Any] = {
+    **AUTO,
+    "link": {"up": "1gbit", "down": "1gbit", "latency": "1ms", "train_seconds": 2.0},
+    "server": {"name": "momentum", "learning_rate": 0.7},
+    "task": {"features": 20_000, "rate": 0.00005},
+}
 
 
 def decisions(root: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (root / "decisions.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("sections", [AUTO, HARD], ids=["plain", "hard"])
+@pytest.mark.parametrize("sections", [AUTO, HARD, LONG], ids=["plain", "hard", "long"])
 def test_a_run_is_the_same_in_every_repetition_and_with_workers(
     sections: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -50,7 +58,21 @@ def test_a_run_is_the_same_in_every_repetition_and_with_workers(
     again = phloem.build(table(**sections, run={"workers": 2}), out=tmp_path / "b")
     assert run.summary["state_digest"] == again.summary["state_digest"]
     assert decisions(run.path) == decisions(again.path)
-    assert [line["round"] for line in decisions(run.path)] == list(range(10))
+    assert [line["round"] for line in decisions(run.path)] == list(range(len(run.records)))
+    assert sum(record.trained for record in run.records) == 10
+    assert [line["trains"] for line in decisions(run.path)] == [record.trained for record in run.records]
+
+
+def test_a_round_without_training_takes_an_exchange_and_is_not_one_of_the_rounds_asked_for(
+    tmp_path: Path,
+) -> None:
+    run = phloem.build(table(**LONG), out=tmp_path / "run")
+    assert [record.trained for record in run.records] == [True, False, *[True] * 9]
+    assert run.records[1].seconds < 0.1 < 2.0 < run.records[2].seconds
+    assert run.records[1].bytes_up > run.records[0].bytes_up
+    assert run.records[1].accepted == run.records[0].accepted
+    adam = phloem.build(table(**{**LONG, "server": {"name": "adam"}}), out=tmp_path / "adam")
+    assert all(record.trained for record in adam.records)
 
 
 def test_what_was_expected_of_a_steady_line_is_what_the_clock_then_shows(tmp_path: Path) -> None:
@@ -60,24 +82,32 @@ def test_what_was_expected_of_a_steady_line_is_what_the_clock_then_shows(tmp_pat
         assert line["predicted"]["low"] <= line["actual"]["seconds"] <= line["predicted"]["high"]
 
 
-@pytest.mark.parametrize("stop", [1, 4, 9])
-def test_a_run_goes_on_with_the_choices_that_it_would_have_made(stop: int, tmp_path: Path) -> None:
-    whole = phloem.build(table(**HARD), out=tmp_path / "whole")
+@pytest.mark.parametrize(
+    ("sections", "stop"), [(HARD, 1), (HARD, 4), (HARD, 9), (LONG, 1), (LONG, 2), (LONG, 3)]
+)
+def test_a_run_goes_on_with_the_choices_that_it_would_have_made(
+    sections: dict[str, Any], stop: int, tmp_path: Path
+) -> None:
+    whole = phloem.build(table(**sections), out=tmp_path / "whole")
     with pytest.raises(Stopped):
-        phloem.build(table(**HARD), out=tmp_path / "torn", watch=StopAfter(stop))
+        phloem.build(table(**sections), out=tmp_path / "torn", watch=StopAfter(stop))
     torn = phloem.build(resume=tmp_path / "torn")
     assert decisions(torn.path) == decisions(whole.path)
     assert torn.summary["chain"] == whole.summary["chain"]
 
 
-def test_every_choice_follows_from_what_the_log_says_that_was_measured(tmp_path: Path) -> None:
-    run = phloem.build(table(**HARD), out=tmp_path / "run")
-    controller = controller_for(load_recipe(table(**HARD)), run.summary["parameters"])
+@pytest.mark.parametrize("sections", [HARD, LONG], ids=["hard", "long"])
+def test_every_choice_follows_from_what_the_log_says_that_was_measured(
+    sections: dict[str, Any], tmp_path: Path
+) -> None:
+    run = phloem.build(table(**sections), out=tmp_path / "run")
+    controller = controller_for(load_recipe(table(**sections)), run.summary["parameters"])
     for line in decisions(run.path):
         asked = [site for sites in line["up"].values() for site in sites]
         decision = controller.decide(line["round"], asked)
         assert {label(choice) for choice in decision.up.values()} == set(line["up"])
         assert (decision.policy, label(decision.down)) == (line["policy"], line["down"])
+        assert decision.trains == line["trains"]
         told = line["told"]
         seen = {site: Seen(*values) for site, values in told["seen"].items()}
         controller.observe(
@@ -85,17 +115,23 @@ def test_every_choice_follows_from_what_the_log_says_that_was_measured(tmp_path:
         )
 
 
-def test_the_ledger_of_such_a_run_is_valid_and_every_merge_is_replayed(tmp_path: Path) -> None:
-    run = phloem.build(table(**HARD, ledger={"receipts": "lagged 3"}), out=tmp_path / "run")
+@pytest.mark.parametrize(("sections", "rounds"), [(HARD, 10), (LONG, 11)], ids=["hard", "long"])
+def test_the_ledger_of_such_a_run_is_valid_and_every_merge_is_replayed(
+    sections: dict[str, Any], rounds: int, tmp_path: Path
+) -> None:
+    run = phloem.build(table(**sections, ledger={"receipts": "lagged 3"}), out=tmp_path / "run")
     found = audited(run.path)
-    assert (str(found.verdict), names(found), found.replayed) == ("valid", set(), 10)
+    assert (str(found.verdict), names(found), found.replayed) == ("valid", set(), rounds)
 
 
-def test_such_rounds_on_a_branch_are_merged_again_from_the_repository(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sections", "rounds"), [(HARD, 10), (LONG, 11)], ids=["hard", "long"])
+def test_such_rounds_on_a_branch_are_merged_again_from_the_repository(
+    sections: dict[str, Any], rounds: int, tmp_path: Path
+) -> None:
     with Repository.create(tmp_path / ".phloem") as repo:
-        phloem.build(table(**HARD), out=tmp_path / "run", branch="trunk", repo=tmp_path)
+        phloem.build(table(**sections), out=tmp_path / "run", branch="trunk", repo=tmp_path)
         checked = verifying.verify(repo, "trunk", replay=True, rounds=replay_rounds)
-        assert (checked.wrong, checked.unknown, checked.replayed) == ((), (), 10)
+        assert (checked.wrong, checked.unknown, checked.replayed) == ((), (), rounds)
 
 
 def test_a_slow_site_sends_less_than_the_others(tmp_path: Path) -> None:

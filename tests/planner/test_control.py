@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from phloem.planner import levels, traces
-from phloem.planner.control import Controller, Decision, Seen, label
+from phloem.planner.control import Controller
+from phloem.planner.costs import Seen
+from phloem.planner.decision import Decision, label
 from phloem.planner.device import DECODE, ENCODE, reference
 from phloem.planner.guard import FREEZE_ROUNDS
 from phloem.planner.levels import DOWN, ENVELOPE_BYTES, LADDER, UP
@@ -124,7 +126,7 @@ def play(
 
 
 def controller(world: World, settings: Adapting | None = None) -> Controller:
-    made = Controller(names(world), world.parameters, settings=settings)
+    made = Controller(names(world), world.parameters, settings=settings, owes=False)
     made.worth = replace(made.worth, rounds=tuple(1 / worth for worth in WORTH))
     return made
 

@@ -172,8 +172,12 @@ def test_updates_of_any_allowed_size_give_a_finite_step_and_finite_moments(
 
 @every_optimizer
 def test_steps_have_the_layouts_shapes_and_are_float32_arrays(rule: ServerOptimizer) -> None:
-    step = WeightedMerge(MergeRule(0.5, rule)).step(LAYOUT, drawn("shapes"))
+    merge = WeightedMerge(MergeRule(0.5, rule))
+    step = merge.step(LAYOUT, drawn("shapes"))
     assert step is not None
+    assert {(type(array), array.dtype) for array in merge.save().values()} == {
+        (np.ndarray, np.dtype(np.float32))
+    }, "moments of a single number, too"
     assert [(type(array), array.dtype, array.shape) for array in step] == [
         (np.ndarray, np.dtype(np.float32), spec.shape) for spec in LAYOUT.specs
     ]

@@ -21,9 +21,10 @@ def orders(draw: st.DrawFn) -> Order:
     by_key = draw(st.booleans())
     start = draw(numbers)
     items = tuple(Item(draw(strings), draw(strings)) for _ in range(1 if by_key else draw(st.integers(0, 3))))
+    train = draw(st.booleans())
     return Order(
         round=start + (draw(numbers) if by_key else len(items)),
-        train=draw(st.booleans()),
+        train=train,
         chain=draw(prefixes),
         state=draw(st.none() | prefixes),
         start=start,
@@ -32,6 +33,7 @@ def orders(draw: st.DrawFn) -> Order:
         choice=draw(strings),
         attachment=draw(strings),
         report=draw(st.booleans()),
+        owed=train and draw(st.booleans()),
     )
 
 

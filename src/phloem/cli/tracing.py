@@ -13,7 +13,7 @@ from phloem.cli.printing import print_json, say, stderr_meter
 from phloem.errors import StateError
 from phloem.job.adapting import controller_for, tables_digest
 from phloem.job.directory import DECISIONS, RunDirectory, reading
-from phloem.planner.control import Decision, label
+from phloem.planner.decision import Decision, label
 from phloem.recipe import Recipe
 from phloem.rounds.adapting import AdaptiveChoice
 from phloem.ui.decisions import Decided, Tally, print_decisions, read_decisions, row_of
@@ -120,7 +120,7 @@ def first_strange(recipe: Recipe, decided: Sequence[Decided], meter: Meter) -> t
         again = choice.decision
         assert again is not None
         up = {site: name for name, sites in one.up.items() for site in sites}
-        same = {site: label(chosen) for site, chosen in again.up.items()} == up
+        same = {site: label(chosen) for site, chosen in again.up.items()} == up and again.trains == one.trains
         if not (same and label(again.down) == one.down and again.policy == one.policy):
             return one, _words_again(again)
         if not math.isclose(again.predicted[0], one.seconds, rel_tol=_SAME):

@@ -54,9 +54,10 @@ class Account:
                 reply = take_up(record, row, answers[name])
                 row.metrics = dict(answers[name].metrics)
                 row.status = "silent" if reply.status is Status.SILENT else "accepted"
-                works = self.recipe.link_of(name).train_seconds
+                order = Order.unpack(orders[name])
+                works = 0.0 if order.owed else self.recipe.link_of(name).train_seconds
                 if reply.status is Status.UPDATE:
-                    merged.append(self._choice(orders[name]).config)
+                    merged.append(self._choice(order).config)
                     works += self.clock.codes(name, ENCODE, merged[-1], size)
                 sends = self.clock.sends(name, UP, len(answers[name].message), began + works)
                 up_seconds = max(up_seconds, works + sends)
@@ -79,10 +80,9 @@ class Account:
         record.codec_seconds = merging.seconds + sum(a.codec_seconds for a in answers.values())
         self.add_up(record, before)
 
-    def _choice(self, order: bytes) -> Choice:
+    def _choice(self, order: Order) -> Choice:
         """The codec that an order asks for."""
-        asked = Order.unpack(order)
-        return Choice.unpack(asked.choice) if asked.choice else self.plan.up_in(asked.round)
+        return Choice.unpack(order.choice) if order.choice else self.plan.up_in(order.round)
 
     def add_up(self, record: RoundRecord, before: RoundRecord | None) -> None:
         """The sums over sites, and over the rounds so far."""

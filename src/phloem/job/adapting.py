@@ -14,7 +14,9 @@ from phloem.engines.base import Answer
 from phloem.job.clock import Clock
 from phloem.job.record import RoundRecord
 from phloem.planner import rounds
-from phloem.planner.control import Controller, Decision, Seen, label
+from phloem.planner.control import Controller
+from phloem.planner.costs import Seen
+from phloem.planner.decision import Decision, label
 from phloem.planner.device import DECODE, ENCODE, Device, device_of
 from phloem.planner.levels import DOWN, UP
 from phloem.planner.settings import MEASURED
@@ -47,6 +49,7 @@ def controller_for(recipe: Recipe, parameters: int) -> Controller:
         task=recipe.task_name,
         device=device_of(recipe.adapt.device),
         rounds=recipe.rounds.max,
+        owes=recipe.server.name != "adam",
     )
 
 
@@ -93,6 +96,7 @@ class Adaptation:
         record.choice_seconds = self.choice.spent()
         if decision is None or decision.round != record.round:
             return None
+        record.trained = decision.trains
         sent = {update.site: len(update.frame) for update in result.accepted}
         seen = {}
         for site, answer in answers.items():
@@ -135,7 +139,7 @@ class Adaptation:
         clock, size = self.clock, self.choice.controller.sizes.parameters
         ended = 0.0 if before is None else before.total_seconds
         came = ended - (0.0 if before is None else before.down_seconds)
-        train = self.recipe.link_of(site).train_seconds
+        train = self.recipe.link_of(site).train_seconds if decision.trains else 0.0
         encode = clock.codes(site, ENCODE, decision.config(site), size) if updated else 0.0
         down = self.choice.controller.previous_down
         decode = clock.codes(site, DECODE, down, size) if down is not None else 0.0
@@ -219,6 +223,7 @@ def line_of(
         "round": decision.round,
         "policy": decision.policy,
         "why": decision.why,
+        "trains": decision.trains,
         "up": levels,
         "down": label(decision.down),
         "predicted": {"seconds": median, "low": low, "high": high},

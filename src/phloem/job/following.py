@@ -149,6 +149,7 @@ class Follower:
             number += 1
         self._settle()
         if self.told is not None:
+            self.told.owed = head["owed"]
             for site, packed in head["choices"].items():
                 chosen = Choice.unpack(bytes.fromhex(packed)) if packed else plan.up_in(number)
                 self.told.told[site, number] = chosen

@@ -43,7 +43,8 @@ class RoundRecord:
     `ledger_bytes` of the control bytes are the ledger's.
     `bytes_down` brings this round's result to the sites. `seconds` is the simulated clock, `down_seconds` of
     them bring the result to the sites; `train_seconds` and `codec_seconds` are measured, summed over sites,
-    and `choice_seconds`, what choosing codecs took. `kept` is the number of weights that the trunk then has,
+    and `choice_seconds`, what choosing codecs took. Where `trained` is false, sites sent what they still owed of the
+    rounds before. `kept` is the number of weights that the trunk then has,
     where the recipe prunes.
     """
 
@@ -69,6 +70,7 @@ class RoundRecord:
     total_seconds: float = 0.0
     state: str | None = None
     kept: int | None = None
+    trained: bool = True
     commit: str = ""
     per_site: dict[str, SiteRecord] = field(default_factory=dict)
 

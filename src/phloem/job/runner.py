@@ -93,7 +93,8 @@ class Runner:
             return False
         rounds, last = self.recipe.rounds, self.records[-1]
         reached = rounds.target is not None and self.task.metric.reached(last.metric, rounds.target)
-        return (rounds.stop == "target" and reached) or len(self.records) >= rounds.max
+        trained = sum(record.trained for record in self.records)
+        return (rounds.stop == "target" and reached) or trained >= rounds.max
 
     def _round(self, orders: dict[str, bytes], unpaid: dict[str, bytes]) -> dict[str, bytes]:
         """One round, from orders in the sites' hands to the orders that bring its result."""

@@ -23,22 +23,20 @@ from phloem.planner.costs import (
     costs_of,
     expected_coding,
     table,
+    untrained,
 )
 from phloem.planner.decision import Decision, Scores, label
 from phloem.planner.device import DECODE, ENCODE, Device, reference
 from phloem.planner.guard import Guard
 from phloem.planner.levels import DOWN, LADDER, START, START_BYTES, UP, index_of
-from phloem.planner.link import Line
+from phloem.planner.link import EIGHTY, Line
+from phloem.planner.owed import pays
 from phloem.planner.policies import CAUTIOUS, CAUTIOUS_SIGMAS, COMMON, DEADLINE, Proposal
 from phloem.planner.rounds import Worth
 from phloem.planner.settings import Adapting
 from phloem.planner.steps import by_steps
 
-EIGHTY = 1.2816
-"""Standard deviations on either side that hold four fifths of a normal distribution."""
-
 _FORGETS = 0.97
-_MARGIN = 0.02  # a policy must be better by this share before it takes over
 _FAMILY_ROUNDS = 5  # from one change of the codec to the next
 _BF16 = index_of("bf16")
 _SWERVED = 0.7  # log-seconds by which the median line surprised: scores of before count less
@@ -57,11 +55,17 @@ class Controller:
         task: str = "",
         device: Device | None = None,
         rounds: int = 1_000_000,
+        owes: bool = True,
     ) -> None:
-        """`device` is the coordinator's, and the sites' until they report; `rounds` are those that a budget is for."""
+        """What a run is chosen for.
+
+        `device` is the coordinator's, and the sites' until they report; `rounds` are those that a budget is for;
+        `owes` says whether a round without training does no harm: a server's step that is the same however small the
+        update was (Adam's) would.
+        """
         self.settings = settings or Adapting()
         self.device = device or reference()
-        self.rounds = rounds
+        self.rounds, self.owes = rounds, owes
         self.sites = {name: SiteCosts() for name in sites}
         self.sizes = Sizes.of(parameters)
         self.worth = Worth.of(task)
@@ -76,6 +80,7 @@ class Controller:
         self.brought = 0  # the bytes of that frame
         self._costs: tuple[Sizes, Costs] | None = None  # of the sizes of now
         self._levels: dict[str, int] = {}  # of every site's last update
+        self._trained: list[str] = []  # who sent an update in the last round, if that round trained
         self._decided: tuple[Decision, dict[str, Proposal], tuple[str, ...]] | None = None
 
     @property
@@ -101,6 +106,8 @@ class Controller:
             chosen = self._by_steps(number, chosen, asked, allowed, views, found)
         held = wanted.down != chosen.down or not np.array_equal(wanted.up, chosen.up)
         why += "; on the way there by steps" * held + self.guard.words(number)
+        trains = not self._owed(asked, chosen, views)
+        why += "; without training, what is owed first" * (not trains)
         decision = Decision(
             number,
             policy,
@@ -110,8 +117,9 @@ class Controller:
                 for row, (name, level) in enumerate(zip(asked, chosen.up, strict=True))
             },
             (chosen.down, int(found.effort_down[chosen.down])),
-            self._predicted(views, found, chosen),
+            self._predicted(views if trains else untrained(views), chosen),
             self.scores.rates(),
+            trains,
         )
         self._decided = decision, proposals, asked
         return decision
@@ -133,6 +141,17 @@ class Controller:
         before, slowest = Proposal(up, self.down[0]), self._table(views, EIGHTY)
         held = number - self.changed < _FAMILY_ROUNDS
         return by_steps(chosen, before, found, slowest, most=max(allowed), held=held)
+
+    def _owed(self, asked: Sequence[str], chosen: Proposal, views: Sequence[SiteCosts]) -> bool:
+        """Whether the sites had better send what they owe before they train again."""
+        if not (self.owes and asked) or self.settings.objective != "time" or list(asked) != self._trained:
+            return False
+        assert self.down is not None
+        before = Proposal(np.array([self._levels[name] for name in asked], np.intp), self.down[0])
+        whole, exchange = (
+            self._table(some).round_seconds(chosen.up, chosen.down) for some in (views, untrained(views))
+        )
+        return pays(before, chosen, self.worth.lost, exchange, whole)
 
     def _start(self, allowed: Sequence[int]) -> int:
         usual = index_of(START)
@@ -201,26 +220,18 @@ class Controller:
             return objective, "the budget is spent: as little as can be"
         if objective != "time":
             return objective, f"for the objective '{objective}'"
-        rates = {name: rate for name, rate in self.scores.rates().items() if name in proposals}
-        if not rates:
-            return "start", "nothing is known of any line yet"
+        names = set(proposals)
         if self.guard.off:
             coarsest = policies.name_of(max(allowed))
-            rates = {name: rate for name, rate in rates.items() if name == coarsest} or rates
-        best = min(rates, key=rates.__getitem__)
-        current = self.policy
-        if current not in rates:
-            return best, "fastest so far"
-        if rates[best] >= (1 - _MARGIN) * rates[current]:
-            return current, "no other is faster by 2 %"
-        return best, f"faster than '{current}' by {100 * (1 - rates[best] / rates[current]):.0f} %"
+            names = {coarsest} if coarsest in self.scores.seconds else names
+        return self.scores.best(names, self.policy) or ("start", "nothing is known of any line yet")
 
-    def _predicted(
-        self, views: Sequence[SiteCosts], median: Table, chosen: Proposal
-    ) -> tuple[float, float, float]:
+    def _predicted(self, views: Sequence[SiteCosts], chosen: Proposal) -> tuple[float, float, float]:
         came = chosen.down if self.down is None else self.down[0]
-        bounds = [self._table(views, z).round_seconds(chosen.up, came) for z in (-EIGHTY, EIGHTY)]
-        return median.round_seconds(chosen.up, came), bounds[0], bounds[1]
+        median, low, high = (
+            self._table(views, z).round_seconds(chosen.up, came) for z in (0.0, -EIGHTY, EIGHTY)
+        )
+        return median, low, high
 
     # -- after it --------------------------------------------------------------------------------------------
 
@@ -247,7 +258,7 @@ class Controller:
         came = [one.down_bytes - self.brought for one in seen.values() if one.down_bytes]
         self.sizes = self.sizes.after(DOWN, [(*decision.down, frame_bytes)], min(came, default=-1.0))
         self.brought = frame_bytes
-        took = self._would_have_taken(before, seen, proposals, asked)
+        took = self._would_have_taken(before, seen, proposals, asked, trains=decision.trains)
         actual = self._took(decision, seen)
         swerved = self._swerved(before, seen)
         self.rounds_scored = 0 if swerved else self.rounds_scored + 1
@@ -260,8 +271,10 @@ class Controller:
         self.policy = decision.policy
         self.down = decision.down
         self._levels |= {name: decision.up[name][0] for name, one in seen.items() if one.up_bytes}
+        self._trained = sorted(name for name, one in seen.items() if one.up_bytes and decision.trains)
         coarsest = max((level for level, _ in decision.up.values()), default=index_of(START))
-        self.guard = self.guard.after(number, loss, norm, coarsest)
+        if decision.trains:  # else the step is smaller than any that it watches
+            self.guard = self.guard.after(number, loss, norm, coarsest)
         self.spent, self.done = max(float(spent), self.spent), number + 1
         return {"seconds": actual, "covered": covered, "swerved": swerved}
 
@@ -282,11 +295,12 @@ class Controller:
                     inside += line.seconds(size, -EIGHTY) <= seconds <= line.seconds(size, EIGHTY)
             up = decision.up.get(name) if one.up_bytes else None
             down = self.down if one.down_bytes else None
-            self.sites[name] = site.after(one, expected_coding(self.device, self.sizes, up, down))
+            expected = expected_coding(self.device, self.sizes, up, down)
+            self.sites[name] = site.after(one, expected, trained=decision.trains)
             if up is not None and one.frame_bytes:
                 frames.append((*up, one.frame_bytes))
                 around.append(one.up_bytes - one.frame_bytes)
-            if 0 <= one.lost <= 1 and name in self._levels:  # of the update before
+            if 0 <= one.lost <= 1 and name in self._trained:  # of the update before
                 lost.setdefault(self._levels[name], []).append(one.lost)
         if frames:
             self.sizes = self.sizes.after(UP, frames, float(np.median(around)))
@@ -303,8 +317,10 @@ class Controller:
         seen: Mapping[str, Seen],
         proposals: Mapping[str, Proposal],
         asked: Sequence[str],
+        *,
+        trains: bool,
     ) -> dict[str, tuple[float, float]]:
-        """Seconds and worth of this round under every policy."""
+        """Seconds and worth of this round under every policy, had it trained."""
         present = [row for row, name in enumerate(asked) if name in seen and seen[name].up_bytes]
         if not present:
             return {}
@@ -318,7 +334,8 @@ class Controller:
                 if one.down_bytes
                 else site.down
             )
-            views.append(replace(site, up=up, down=down, train=max(one.train_seconds, 0.0)).hoped())
+            train = max(one.train_seconds, 0.0) if trains else site.train
+            views.append(replace(site, up=up, down=down, train=train).hoped())
         found = self._table(views)
         progress = np.array(self.worth.progress())
         took = {}
@@ -367,6 +384,7 @@ class Controller:
             "down": self.down,
             "brought": self.brought,
             "levels": self._levels,
+            "trained": self._trained,
         }
 
     def load(self, saved: Mapping[str, Any]) -> None:
@@ -382,6 +400,4 @@ class Controller:
         self.rounds_scored = saved["rounds_scored"]
         self.down = None if saved["down"] is None else (saved["down"][0], saved["down"][1])
         self._levels, self.brought = dict(saved["levels"]), saved["brought"]
-
-
-__all__ = ["Controller", "Decision", "Seen", "label"]
+        self._trained = list(saved["trained"])

@@ -17,6 +17,8 @@ from phloem.planner.link import Line
 Seconds = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
 _GAIN = 0.3
+_STAYS = 3.0  # seconds that a line stays fast or slow: over longer ones its ups and downs even out
+_UNLIKE = 0.5  # squared log-goodput by which the ways of a line differ
 _STRIKES = 3  # a device that took twice its time so often is another device now
 _OPTIONS = max(len(level.options) for level in LADDER)
 
@@ -68,14 +70,20 @@ class SiteCosts:
     strikes: int = 0
     missed: int = 0
 
-    def after(self, seen: Seen, expected: float) -> SiteCosts:
+    def after(self, seen: Seen, expected: float, *, trained: bool = True) -> SiteCosts:
         """The same after a round, whose coding was expected to take this long on the profile's device."""
         down = self.down.after(seen.down_bytes, seen.down_seconds) if seen.down_bytes else self.down
         up = self.up
         # the first order carries no frame: it shows the latency, and that is alike both ways
         if down.seen and not up.seen:
             up = replace(up, fixed=down.fixed, variances=(up.variances[0], down.variances[1] + 0.1, 0.0))
-        up = up.after(seen.up_bytes, seen.up_seconds) if seen.up_bytes else up
+        if seen.up_bytes:
+            first, up = not up.seen, up.after(seen.up_bytes, seen.up_seconds)
+            # and the first update shows more of the way down than those orders did
+            if first and up.seen and down.seen:
+                certain = up.variances[0] + _UNLIKE
+                if certain < down.variances[0]:
+                    down = replace(down, goodput=up.goodput, variances=(certain, *down.variances[1:]))
         slower, train, strikes = self.slower, self.train, self.strikes
         if seen.up_bytes:
             gain = _GAIN if self.seen else 1.0
@@ -85,7 +93,8 @@ class SiteCosts:
                 strikes = strikes + 1 if found > 2 * slower else 0
                 slower = found if strikes >= _STRIKES else slower + gain * (found - slower)
                 strikes = 0 if strikes >= _STRIKES else strikes
-            train += gain * (max(seen.train_seconds, 0.0) - train)
+            if trained:
+                train += gain * (max(seen.train_seconds, 0.0) - train)
         return replace(
             self,
             up=up,
@@ -205,6 +214,11 @@ class Table:
         return sites + float(self.merging[rows, up].sum() + self.sending[down])
 
 
+def untrained(sites: Sequence[SiteCosts]) -> list[SiteCosts]:
+    """These sites, where nobody trains."""
+    return [replace(site, train=0.0) for site in sites]
+
+
 def table(
     sites: Sequence[SiteCosts],
     device: Device,
@@ -276,16 +290,28 @@ def costs_of(device: Device, sizes: Sizes) -> Costs:
 
 def _transfers(lines: Sequence[Line], sizes: Seconds, z: float) -> Seconds:
     """`Line.seconds` of every line and size, (sites, levels, options)."""
-    rows = [(line.bytes_per_second, line.fixed_seconds, *line.variances, line.noise) for line in lines]
-    columns = np.array(rows).reshape(-1, 6).T[:, :, None, None]
-    goodput, fixed, var_goodput, var_fixed, covariance, noise = columns
+    rows = [
+        (
+            line.bytes_per_second,
+            line.fixed_seconds,
+            *line.variances,
+            line.noise,
+            line.width,
+            line.swing,
+            line.at,
+        )
+        for line in lines
+    ]
+    columns = np.array(rows).reshape(-1, 9).T[:, :, None, None]
+    goodput, fixed, var_goodput, var_fixed, covariance, noise, width, swing, at = columns
     moving = sizes[None] / goodput
+    moving *= np.exp(-swing * np.sqrt((_STAYS + at / goodput) / (_STAYS + moving)))
     median = fixed + moving
     if not z:
         return np.asarray(median)
     share, rest = moving / median, fixed / median
     known = share**2 * var_goodput + rest**2 * var_fixed - 2 * share * rest * covariance
-    return np.asarray(median * np.exp(z * np.sqrt(np.maximum(known, 0.0) + noise)))
+    return np.asarray(median * np.exp(z * width * np.sqrt(np.maximum(known, 0.0) + noise)))
 
 
 def expected_coding(

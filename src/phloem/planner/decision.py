@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from phloem.planner.levels import LADDER
+
+_MARGIN = 0.02  # a policy must be better by this share before it takes over
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Decision:
         down: the same for the frame that brings the result.
         predicted: seconds of the round at its median, and the bounds that hold four fifths.
         scores: seconds per uncompressed round of every policy so far; empty in the first round.
+        trains: whether sites train; else they send what they still owe of the rounds before.
     """
 
     round: int
@@ -29,6 +32,7 @@ class Decision:
     down: tuple[int, int]
     predicted: tuple[float, float, float]
     scores: Mapping[str, float]
+    trains: bool = True
 
     def config(self, site: str | None) -> dict[str, Any]:
         """The codec of a site's update; without a site, of the frame that goes down."""
@@ -56,6 +60,18 @@ class Scores:
     def rates(self) -> dict[str, float]:
         """Seconds per uncompressed round, by name: the same order after a restart, and so the same choice on a tie."""
         return {name: self.seconds[name] / max(self.progress[name], 1e-12) for name in sorted(self.seconds)}
+
+    def best(self, names: Collection[str], current: str) -> tuple[str, str] | None:
+        """The policy to go on with, of those in `names`, and why; None where none of them has a score."""
+        rates = {name: rate for name, rate in self.rates().items() if name in names}
+        if not rates:
+            return None
+        best = min(rates, key=rates.__getitem__)
+        if current not in rates:
+            return best, "fastest so far"
+        if rates[best] >= (1 - _MARGIN) * rates[current]:
+            return current, f"no other is faster by {100 * _MARGIN:.0f} %"
+        return best, f"faster than '{current}' by {100 * (1 - rates[best] / rates[current]):.0f} %"
 
 
 def label(choice: tuple[int, int]) -> str:

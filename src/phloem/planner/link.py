@@ -2,7 +2,9 @@
 
 A transfer of `size` bytes takes `fixed + size / goodput` seconds. Both logarithms are estimated at once by an iterated
 extended Kalman filter, so that small transfers teach the fixed part and large ones the goodput, and neither is taken
-for the other. The noise is measured too: a mean square of the surprises, which gives the width of every prediction.
+for the other. The noise is measured too: a mean square of the surprises, which gives the width of every prediction;
+and that is widened after a transfer outside its interval and narrowed after one inside, so that in the long run four
+fifths are inside on any line (Gibbs and Candès, Adaptive conformal inference under distribution shift, 2021).
 
 Source: the logarithm of goodput followed with its variance predicts transfers on recorded lines as well as anything
 longer, and knows how wrong it is (research/adaptive-hardware.md §2a). Gain 0.3 and 0.2 from there.
@@ -26,6 +28,11 @@ _FIXED_DRIFT = 0.02  # the fixed part moves less
 _HOPE = 2.0  # standard deviations
 _SMALL = 0.3  # log-seconds: a surprise that one linear step takes in
 _STEPS, _STRIDE = 6, 2.0
+EIGHTY = 1.2816
+"""Standard deviations on either side that hold four fifths of a normal distribution."""
+
+_WIDENS = 0.15  # by how much a miss widens the next interval, in logarithms; four times what a hit narrows it
+_NARROWEST, _WIDEST = 0.25, 4.0
 _SWERVE = 0.7  # log-seconds: a surprise past that is a new regime, not noise
 
 
@@ -37,18 +44,24 @@ class Line:
         goodput, fixed: logarithms of bytes per second, and of seconds.
         variances: of both, and their covariance.
         noise: mean square of past surprises, in squared log-seconds.
+        width: what a standard deviation is multiplied by, so that intervals hold what they should.
         seen: how many transfers it is made from.
         ignored: transfers whose size or duration made no sense.
         moving: the part of the last transfer's time that its size made up.
+        swing, at: how far the goodput was from this, in log-seconds, while so many bytes crossed; 0 where it is not
+            about one moment.
     """
 
     goodput: float = math.log(1.25e6)
     fixed: float = math.log(0.05)
     variances: tuple[float, float, float] = (4.0, 1.0, 0.0)
     noise: float = 0.05
+    width: float = 1.0
     seen: int = 0
     ignored: int = 0
     moving: float = 1.0
+    swing: float = 0.0
+    at: float = 1.0
 
     @property
     def bytes_per_second(self) -> float:
@@ -66,11 +79,11 @@ class Line:
         return median * math.exp(z * self.deviation(size)) if z else median
 
     def deviation(self, size: float) -> float:
-        """The standard deviation of the logarithm of the next transfer's seconds."""
+        """The standard deviation of the logarithm of the next transfer's seconds, widened as past ones ask for."""
         share, rest = self._shares(size)
         var_goodput, var_fixed, covariance = self.variances
         known = share**2 * var_goodput + rest**2 * var_fixed - 2 * share * rest * covariance
-        return math.sqrt(max(known, 0.0) + self.noise)
+        return self.width * math.sqrt(max(known, 0.0) + self.noise)
 
     def _shares(self, size: float) -> tuple[float, float]:
         """The parts of a transfer's time that its size, and that the fixed cost makes up."""
@@ -84,8 +97,10 @@ class Line:
             return replace(self, ignored=self.ignored + 1)
         observed = math.log(seconds)
         surprise = observed - math.log(self.seconds(size))
-        noise = self.noise
+        noise, width = self.noise, self.width
         if self.seen:
+            outside = abs(surprise) > EIGHTY * self.deviation(size)
+            width = min(max(width * math.exp(_WIDENS * (outside - 0.2)), _NARROWEST), _WIDEST)
             noise = max((1 - _FORGETS) * noise + _FORGETS * min(surprise**2, 4.0), _LEAST_NOISE)
         measuring = max(noise * (1 - _GAIN), _LEAST_NOISE)
         var_goodput, var_fixed, covariance = self.variances
@@ -109,6 +124,7 @@ class Line:
                 covariance - toward * across / total,
             ),
             noise=noise,
+            width=width,
             seen=self.seen + 1,
         )
 
@@ -188,14 +204,18 @@ class Line:
     def as_it_was(self, before: Line, size: float, seconds: float) -> Line:
         """The line at the moment of a transfer, for the question what another size would have taken in its place.
 
-        The filter's answer, moved to what was observed as far as that transfer could tell about the goodput.
+        The filter's answer, moved to what was observed as far as that transfer could tell about the goodput. A longer
+        transfer would have had more of the line's ups and downs in it.
         """
         if self.seen == before.seen:
             return self
         share, _ = self._shares(size)
         moving = max(seconds - self.fixed_seconds, 0.1 * seconds)
         observed = math.log(min(max(size / moving, SLOWEST), FASTEST))
-        return replace(self, goodput=self.goodput + share * (observed - self.goodput))
+        usual = before.goodput if before.seen else self.goodput
+        return replace(
+            self, goodput=usual, swing=self.goodput - usual + share * (observed - self.goodput), at=size
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The line as plain values."""

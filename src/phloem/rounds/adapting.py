@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from phloem.planner import levels
-from phloem.planner.control import Controller, Decision
+from phloem.planner.control import Controller
+from phloem.planner.decision import Decision
 from phloem.rounds.choose import DOWN
 from phloem.rounds.plan import Choice
 
@@ -20,6 +21,11 @@ class AdaptiveChoice:
     def __init__(self, controller: Controller) -> None:
         self.controller = controller
         self.decision: Decision | None = None
+
+    @property
+    def owed(self) -> bool:
+        """Whether the round that was decided last trains nothing."""
+        return self.decision is not None and not self.decision.trains
 
     def opened(self, round_number: int, asked: Sequence[str], parameters: int) -> None:
         """Decides for the round."""

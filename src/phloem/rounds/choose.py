@@ -13,14 +13,16 @@ DOWN = "coordinator"  # the name under which the down direction asks
 
 
 class Choose(Protocol):
-    """Gives the choice for one frame; `site` is DOWN for the coordinator's own frame.
-
-    `reports`: whether the sites are asked what a round took.
-    """
+    """Gives the choice for one frame; `site` is DOWN for the coordinator's own frame."""
 
     @property
     def reports(self) -> bool:
         """Whether the sites are asked what a round took."""
+        ...
+
+    @property
+    def owed(self) -> bool:
+        """Whether the sites of the open round send what they owe of the rounds before, and train nothing."""
         ...
 
     def opened(self, round_number: int, asked: Sequence[str], parameters: int) -> None:
@@ -46,6 +48,7 @@ class FixedChoice:
 
     plan: Plan
     reports = False
+    owed = False
 
     def opened(self, round_number: int, asked: Sequence[str], parameters: int) -> None:
         """Nothing."""
@@ -68,6 +71,7 @@ class ToldChoice:
 
     told: dict[tuple[str, int], Choice] = field(default_factory=dict)
     reports: bool = True
+    owed: bool = False
 
     def opened(self, round_number: int, asked: Sequence[str], parameters: int) -> None:
         """Forgets what was told of older rounds than the one before."""

@@ -148,9 +148,10 @@ class Coordinator:
             items = tuple(Item(self.bitmaps[start + n], frame) for n, frame in enumerate(deltas))
         else:
             items, key_chain = (Item(self.bitmaps[start], self.key_frame()),), self.chain
-        report = train and self.chooser.reports
+        report, owed = train and self.chooser.reports, train and self.chooser.owed
+        chain = self.prefixes[-1]
         return Order(
-            self.round, train, self.prefixes[-1], state, start, items, key_chain, choice, report=report
+            self.round, train, chain, state, start, items, key_chain, choice, report=report, owed=owed
         )
 
     def _are_fewer_bytes(self, deltas: list[bytes]) -> bool:

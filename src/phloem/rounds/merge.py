@@ -130,7 +130,7 @@ class WeightedMerge:
                 )
                 first = mu * first + (1.0 - mu) * mean
                 second = rule.beta2 * second + (1.0 - rule.beta2) * (mean * mean)
-                self.moments[f"second/{name}"] = np.minimum(second, _LARGEST).astype(np.float32)
+                self.moments[f"second/{name}"] = np.asarray(np.minimum(second, _LARGEST), np.float32)
                 step = rate * (first / correction1) / (np.sqrt(second / correction2) + rule.epsilon)
             else:
                 first = mu * first + mean

@@ -54,9 +54,9 @@ class Work:
 class Position:
     """Where a site stands: how many merges it has applied, and what it holds after them.
 
-    `digest` is the state's, where it was compared with the coordinator's; `examples` is how many the update in
-    flight stands for, in case it has to be sent again. The residual has the layout of the kept weights. `lost` is the
-    share of the last update's square that its frame left out; None where it was not merged.
+    `digest` is the state's, where it was compared with the coordinator's; `examples` is how many the last update
+    stands for, in case it or what it left has to be sent. The residual has the layout of the kept weights. `lost` is
+    the share of the last update's square that its frame left out; None where it was not merged.
     """
 
     round: int
@@ -96,6 +96,7 @@ class Site:
         self.party: Party | None = None
         self._distrusts = False
         self._reports = False  # whether the order of now asks for a report
+        self._owes = False  # whether it asks for what is owed, without training
         self._arrived = ""  # the digest of the last frame that the order of now brought
 
     @classmethod
@@ -145,8 +146,8 @@ class Site:
         at = self._shared(at)
         self.emit(events.StateReached(order.round, self.name, at.chain.hex(), digest))
         self.at, self._choice_of_round = replace(at, digest=digest), choice
-        self._reports = order.report
-        train = order.train and at.residual.sent is None and not self._distrusts
+        self._reports, self._owes = order.report, order.owed
+        train = order.train and not order.owed and at.residual.sent is None and not self._distrusts
         return Work(order.round, train, choice, order.attachment)
 
     def reply(
@@ -159,6 +160,7 @@ class Site:
     ) -> bytes:
         """The message that answers the last order: the update since then, or only where the site stands.
 
+        Where the order asked for what is owed, that is the update, in the name of as many examples as the last one.
         `attachment` travels with it, opaque and counted as control. `spent` measures, for the report that an order may
         ask for; without it a report says no times.
 
@@ -176,6 +178,8 @@ class Site:
             return self._signed(again)[0].pack()
         if self._distrusts:
             return self._worded(replace(reply, status=Status.REFUSED, reason=_NO_RECEIPT)).pack()
+        if self._owes:
+            trained, examples = at.state, 0 if at.residual.owed is None else at.examples
         if trained is None or examples <= 0:
             return self._worded(reply).pack()
         try:
@@ -309,7 +313,7 @@ class Site:
             self._arrived = canonical.digest(item.frame)
             chain = next_chain(at.chain, item.accepted, item.frame, bytes.fromhex(self._arrived))
             residual, lost = self._settled(at, item.accepted, kept, after, reuse=reuse)
-            at = Position(number, chain, state, residual, lost=lost)
+            at = Position(number, chain, state, residual, examples=at.examples, lost=lost)
         return at
 
     def _by_key_frame(self, order: Order) -> Position:
@@ -323,7 +327,7 @@ class Site:
         after = self._kept(state, order.round)
         kept = self._kept(at.state, at.round) if at.round != NOWHERE else after
         residual, lost = self._settled(at, known, kept, after)
-        return Position(order.round, order.key_chain, state, residual, lost=lost)
+        return Position(order.round, order.key_chain, state, residual, examples=at.examples, lost=lost)
 
     def _shared(self, at: Position) -> Position:
         """The same position, on the arrays that other sites of this process stand on if they hold the same bits."""

@@ -16,8 +16,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from phloem.errors import StateError
-from phloem.planner.control import label
 from phloem.planner.costs import Seen
+from phloem.planner.decision import label
 from phloem.planner.levels import LADDER
 from phloem.ui.figures import time_text
 from phloem.ui.plan_text import mixture_text, seconds_text
@@ -50,6 +50,7 @@ class Decided:
         actual: what it took.
         covered: transfers inside their interval, and of how many.
         parameters: of the model, without pruned ones.
+        trains: whether the round trained; else sites sent what they owed.
         tables: the digest of what it was decided with.
     """
 
@@ -66,6 +67,7 @@ class Decided:
     swerved: bool
     parameters: int
     tables: str
+    trains: bool
     told: Told
 
     @property
@@ -122,6 +124,7 @@ def _read(line: Any, where: str) -> Decided:
             bool(actual.get("swerved")),
             int(line["parameters"]),
             str(line["tables"]),
+            bool(line["trains"]),
             Told(
                 int(told["frame_bytes"]),
                 math.nan if told["loss"] is None else float(told["loss"]),

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from phloem.planner import levels, policies
-from phloem.planner.control import label
 from phloem.planner.costs import SiteCosts, Sizes, Table, table
+from phloem.planner.decision import label
 from phloem.planner.device import Device
 from phloem.planner.levels import DOWN, LADDER, UP
 from phloem.planner.link import Line

@@ -93,11 +93,7 @@ class PlainDisplay:
     def _show(self, tally: Tally, what: str) -> None:
         prefix = tally.recipe.name if tally.label == THIS else tally.label
         if what == "started":
-            done = (
-                f", {len(tally.records)} of {tally.recipe.rounds.max} rounds done before"
-                if tally.records
-                else ""
-            )
+            done = f", {tally.done} of {tally.recipe.rounds.max} rounds done before" if tally.records else ""
             if tally.label == THIS and tally.recipe.description:
                 self._write(f"{prefix}: {tally.recipe.description}")
             self._write(f"{prefix}: {tally.title()}{done}")
@@ -123,7 +119,7 @@ class PlainDisplay:
             f"{tally.rates(', ')} bits/parameter",
             f"{time_text(last.total_seconds)} simulated",
         ]
-        if tally.left_text and len(tally.records) < tally.recipe.rounds.max:
+        if tally.left_text and tally.done < tally.recipe.rounds.max:
             parts.append(tally.left_text)
         if self._refused:
             parts.append(f"refused: {refusals_text(self._refused)}")

@@ -38,6 +38,11 @@ class Tally:
         return self.records[-1] if self.records else None
 
     @property
+    def done(self) -> int:
+        """The rounds of training so far."""
+        return sum(record.trained for record in self.records)
+
+    @property
     def stops_at_target(self) -> bool:
         """Whether the run ends at a target, rather than after a number of rounds."""
         return self.recipe.rounds.stop == "target" and self.recipe.rounds.target is not None
@@ -45,7 +50,7 @@ class Tally:
     @property
     def share_done(self) -> float:
         """How far the run is, in [0, 1]: by rounds, or by the way of the best metric to the target."""
-        by_rounds = len(self.records) / self.recipe.rounds.max
+        by_rounds = self.done / self.recipe.rounds.max
         target = self.recipe.rounds.target
         values = [r.metric for r in self.records if math.isfinite(r.metric)]
         if not self.stops_at_target or target is None or not values:
@@ -65,7 +70,7 @@ class Tally:
         if not mine:
             return None
         recent = sorted(r.wall_seconds for r in mine[-9:])
-        return (self.recipe.rounds.max - len(self.records)) * recent[len(recent) // 2]
+        return (self.recipe.rounds.max - self.done) * recent[len(recent) // 2]
 
     @property
     def left_text(self) -> str:
@@ -98,7 +103,7 @@ class Tally:
     def rounds(self) -> str:
         """How many rounds of how many."""
         most = "at most " if self.stops_at_target else ""
-        return f"round {len(self.records)} of {most}{self.recipe.rounds.max}"
+        return f"round {self.done} of {most}{self.recipe.rounds.max}"
 
     def size(self) -> str:
         """Bytes so far, in all."""

@@ -31,7 +31,7 @@ MOST_EXAMPLES = (
 )  # counts stay below, so that a sum of weights is exact; the task and the coordinator both check
 CHAIN_BYTES = 32
 _ORDER, _REPLY = 0x10, 0x11
-_TRAIN, _STATE, _KEY, _REPORT = 0x01, 0x02, 0x04, 0x08
+_TRAIN, _STATE, _KEY, _REPORT, _OWED = 0x01, 0x02, 0x04, 0x08, 0x10
 _HAS_STATE, _HAS_REPORT = 0x80, 0x40
 _NOT_KNOWN, _SHARES = 0xFFFF, 0xFFFE
 REPORT_BYTES = 14
@@ -97,13 +97,14 @@ class Order:
 
     Attributes:
         round: the round that is about to be trained; also the number of merges behind the trunk's head.
-        train: whether the site is asked to train in it.
+        train: whether the site is asked for an update.
         chain: prefix of the chain id that the site must arrive at.
         state: prefix of the state digest that it must arrive at, where the plan has it checked in this round.
         start: the round of the first item.
         items: delta frames of the rounds from `start` on; or one key-frame.
         key_chain: the whole chain id at the head, where the one item is a key-frame.
         report: whether the reply shall say what the round took.
+        owed: whether the update is what the site still owes of those before, so that it need not train.
     """
 
     round: int
@@ -116,11 +117,12 @@ class Order:
     choice: bytes = b""
     attachment: bytes = b""
     report: bool = False
+    owed: bool = False
 
     def pack(self) -> bytes:
         """The order's bytes."""
         flags = _TRAIN * self.train | _STATE * (self.state is not None) | _KEY * (self.key_chain is not None)
-        flags |= _REPORT * self.report
+        flags |= _REPORT * self.report | _OWED * self.owed
         parts = [bytes([_ORDER]), varint.pack(self.round), bytes([flags]), self.chain, self.state or b""]
         parts += [_string(self.choice), _string(self.attachment), varint.pack(self.start)]
         parts += [varint.pack(len(self.items)), self.key_chain or b""]
@@ -138,7 +140,7 @@ class Order:
         read = _Reader(message, _ORDER, "an order")
         round_number = read.number()
         flags = read.take(1)[0]
-        if flags & ~(_TRAIN | _STATE | _KEY | _REPORT):
+        if flags & ~(_TRAIN | _STATE | _KEY | _REPORT | _OWED):
             raise FormatError(f"an order has the unknown flags 0x{flags:02x}")
         chain = read.take(PREFIX_BYTES)
         state = read.take(PREFIX_BYTES) if flags & _STATE else None
@@ -150,8 +152,12 @@ class Order:
         read.end()
         if key_chain is None and start + count != round_number:
             raise FormatError(f"an order for round {round_number} carries frames {start} to {start + count}")
-        train, report = bool(flags & _TRAIN), bool(flags & _REPORT)
-        return cls(round_number, train, chain, state, start, items, key_chain, choice, attachment, report)
+        train, report, owed = bool(flags & _TRAIN), bool(flags & _REPORT), bool(flags & _OWED)
+        if owed and not train:
+            raise FormatError("an order asks for what is owed, and for no update")
+        return cls(
+            round_number, train, chain, state, start, items, key_chain, choice, attachment, report, owed
+        )
 
     @property
     def frame_bytes(self) -> int:

@@ -44,6 +44,14 @@ AUTO: dict[str, Any] = {
     "link": {"up": "1mbit", "down": "5mbit", "trace": "cellular-3g"},
     "links": {"site-2": {"up": "10kbit"}},
 }
+LONG: dict[str, Any] = {  # so long that a round without training pays
+    "compress": "auto",
+    "count": 5,
+    "rounds": 5,
+    "task": {"features": 20_000, "rate": 0.00005},
+    "link": {"up": "1gbit", "down": "1gbit", "latency": "1ms", "train_seconds": 2.0},
+    "run": {"snapshot_every": 2},
+}
 PRUNED: dict[str, Any] = {
     "count": 2,
     "task": {"features": 30},
@@ -157,7 +165,7 @@ def alone(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize("sections", [FAULTS, PRUNED, AUTO], ids=["faults", "pruned", "auto"])
+@pytest.mark.parametrize("sections", [FAULTS, PRUNED, AUTO, LONG], ids=["faults", "pruned", "auto", "long"])
 def test_one_rank_gives_the_result_of_the_local_engine(sections: dict[str, Any], tmp_path: Path) -> None:
     local = phloem.build(table(**sections), out=tmp_path / "local")
     run = phloem.build(table(**sections), out=tmp_path / "run", engine="torch")
@@ -189,7 +197,7 @@ def test_without_torchrun_the_command_shows_its_words(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize("sections", [FAULTS, AUTO], ids=["faults", "auto"])
+@pytest.mark.parametrize("sections", [FAULTS, AUTO, LONG], ids=["faults", "auto", "long"])
 def test_under_torchrun_the_ranks_give_the_result_of_the_local_engine(
     count: int, sections: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -43,10 +43,10 @@ class TorchEngine:
 
     def deliver(self, orders: dict[str, bytes]) -> dict[str, Answer]:
         """Every site's answer to its order."""
-        trains, attachments, choices = False, dict[str, bytes](), dict[str, str]()
+        trains, owed, attachments, choices = False, False, dict[str, bytes](), dict[str, str]()
         for site, message in orders.items():  # one by one: each may hold a whole model
             order = Order.unpack(message)
-            trains, attachments[site] = trains or order.train, order.attachment
+            trains, owed, attachments[site] = trains or order.train, owed or order.owed, order.attachment
             choices |= {site: order.choice.hex()} if order.train else {}
         head = {
             "do": "deliver",
@@ -56,6 +56,7 @@ class TorchEngine:
             "chain": None if self.moved is None else self.moved.chain,
             "codec": None if self.moved is None else self.moved.codec,
             "choices": choices,
+            "owed": owed,
             "trunks": self._trunks,
         }
         told = []
