@@ -14,17 +14,7 @@ from typing import Any
 import numpy as np
 
 from phloem.planner import policies
-from phloem.planner.costs import (
-    Costs,
-    Seen,
-    SiteCosts,
-    Sizes,
-    Table,
-    costs_of,
-    expected_coding,
-    table,
-    untrained,
-)
+from phloem.planner.costs import Seen, SiteCosts, Sizes, expected_coding
 from phloem.planner.decision import Decision, Scores, label
 from phloem.planner.device import DECODE, ENCODE, Device, reference
 from phloem.planner.guard import Guard
@@ -35,6 +25,7 @@ from phloem.planner.policies import CAUTIOUS, CAUTIOUS_SIGMAS, COMMON, DEADLINE,
 from phloem.planner.rounds import Worth
 from phloem.planner.settings import Adapting
 from phloem.planner.steps import by_steps
+from phloem.planner.tables import Costs, Table, Tables
 
 _FORGETS = 0.97
 _FAMILY_ROUNDS = 5  # from one change of the codec to the next
@@ -95,18 +86,18 @@ class Controller:
         asked = tuple(sorted(asked))
         if self._decided is not None and self._decided[0].round == number and self._decided[2] == asked:
             return self._decided[0]
-        views = [self.sites.get(name, SiteCosts()) for name in asked]
-        found = self._table(views)
+        known = self._tables([self.sites.get(name, SiteCosts()) for name in asked])
+        found = known.at()
         allowed = self._allowed(number)
-        proposals = self._proposals(views, found, allowed)
+        proposals = self._proposals(known, allowed, len(asked))
         policy, why = self._policy(proposals, allowed)
         chosen = proposals[policy] if policy != "start" else policies.all_at(self._start(allowed), len(asked))
         wanted = chosen
         if self.settings.objective == "time":
-            chosen = self._by_steps(number, chosen, asked, allowed, views, found)
+            chosen = self._by_steps(number, chosen, asked, allowed, known)
         held = wanted.down != chosen.down or not np.array_equal(wanted.up, chosen.up)
         why += "; on the way there by steps" * held + self.guard.words(number)
-        trains = not self._owed(asked, chosen, views)
+        trains = not self._owed(asked, chosen, known)
         why += "; without training, what is owed first" * (not trains)
         decision = Decision(
             number,
@@ -117,7 +108,7 @@ class Controller:
                 for row, (name, level) in enumerate(zip(asked, chosen.up, strict=True))
             },
             (chosen.down, int(found.effort_down[chosen.down])),
-            self._predicted(views if trains else untrained(views), chosen),
+            self._predicted(known, chosen, trains=trains),
             self.scores.rates(),
             trains,
         )
@@ -130,26 +121,24 @@ class Controller:
         chosen: Proposal,
         asked: Sequence[str],
         allowed: Sequence[int],
-        views: Sequence[SiteCosts],
-        found: Table,
+        known: Tables,
     ) -> Proposal:
         """The proposal as far as `by_steps` lets it go from the round before."""
         start = self._start(allowed)
         up = np.array([self._levels.get(name, start) for name in asked], np.intp)
         if self.down is None or not asked:
             return Proposal(np.maximum(chosen.up, up), max(chosen.down, start))
-        before, slowest = Proposal(up, self.down[0]), self._table(views, EIGHTY)
-        held = number - self.changed < _FAMILY_ROUNDS
-        return by_steps(chosen, before, found, slowest, most=max(allowed), held=held)
+        before, held = Proposal(up, self.down[0]), number - self.changed < _FAMILY_ROUNDS
+        return by_steps(chosen, before, known.at(), known.at(EIGHTY), most=max(allowed), held=held)
 
-    def _owed(self, asked: Sequence[str], chosen: Proposal, views: Sequence[SiteCosts]) -> bool:
+    def _owed(self, asked: Sequence[str], chosen: Proposal, known: Tables) -> bool:
         """Whether the sites had better send what they owe before they train again."""
         if not (self.owes and asked) or self.settings.objective != "time" or list(asked) != self._trained:
             return False
         assert self.down is not None
         before = Proposal(np.array([self._levels[name] for name in asked], np.intp), self.down[0])
         whole, exchange = (
-            self._table(some).round_seconds(chosen.up, chosen.down) for some in (views, untrained(views))
+            known.at(trains=trains).round_seconds(chosen.up, chosen.down) for trains in (True, False)
         )
         return pays(before, chosen, self.worth.lost, exchange, whole)
 
@@ -168,35 +157,31 @@ class Controller:
         coarsest = max(self.guard.coarsest(number, usual, _BF16), finest)
         return list(range(finest, coarsest + 1))
 
-    def _table(self, views: Sequence[SiteCosts], z: float = 0.0) -> Table:
-        thrifty = self.settings.objective in ("bytes", "budget")
+    def _tables(self, views: Sequence[SiteCosts]) -> Tables:
         if self._costs is None or self._costs[0] is not self.sizes:
-            self._costs = self.sizes, costs_of(self.device, self.sizes)
-        return table(views, self.device, self.sizes, z=z, thrifty=thrifty, costs=self._costs[1])
+            self._costs = self.sizes, Costs.of(self.device, self.sizes)
+        return Tables(views, self._costs[1], thrifty=self.settings.objective in ("bytes", "budget"))
 
-    def _proposals(
-        self, views: Sequence[SiteCosts], found: Table, allowed: Sequence[int]
-    ) -> dict[str, Proposal]:
+    def _proposals(self, known: Tables, allowed: Sequence[int], sites: int) -> dict[str, Proposal]:
         progress = np.array(self.worth.progress())
-        every = {policies.name_of(level): policies.all_at(level, len(views)) for level in allowed}
+        every = {policies.name_of(level): policies.all_at(level, sites) for level in allowed}
         objective = self.settings.objective
         if objective == "deadline":
             seconds = self.settings.deadline_seconds
-            return {**every, objective: policies.within(found, progress, seconds, allowed)}
+            return {**every, objective: policies.within(known.at(), progress, seconds, allowed)}
         if objective in ("bytes", "budget"):
             budget = self._allowance() if objective == "budget" else None
-            sizes = [[self.sizes.least(way, level) for level in range(len(LADDER))] for way in (UP, DOWN)]
+            least = [[self.sizes.least(way, level) for level in range(len(LADDER))] for way in (UP, DOWN)]
             chosen = policies.by_bytes(
-                np.array(sizes[0]), np.array(sizes[1]), progress, allowed, len(views), budget
+                np.array(least[0]), np.array(least[1]), progress, allowed, sites, budget
             )
             return {**every, objective: chosen}
-        hoped = [view.hoped() for view in views]
-        median = self._table(hoped)
+        median = known.at(hoped=True)
         rate = self._rate(median, progress, allowed)
         every[COMMON] = policies.common(median, progress, rate, allowed)
-        if len(views) > 1:
+        if sites > 1:
             every[DEADLINE] = policies.by_deadline(median, progress, rate, allowed)
-            cautious = self._table(hoped, CAUTIOUS_SIGMAS)
+            cautious = known.at(CAUTIOUS_SIGMAS, hoped=True)
             every[CAUTIOUS] = policies.by_deadline(cautious, progress, rate, allowed)
         return every
 
@@ -226,10 +211,10 @@ class Controller:
             names = {coarsest} if coarsest in self.scores.seconds else names
         return self.scores.best(names, self.policy) or ("start", "nothing is known of any line yet")
 
-    def _predicted(self, views: Sequence[SiteCosts], chosen: Proposal) -> tuple[float, float, float]:
+    def _predicted(self, known: Tables, chosen: Proposal, *, trains: bool) -> tuple[float, float, float]:
         came = chosen.down if self.down is None else self.down[0]
         median, low, high = (
-            self._table(views, z).round_seconds(chosen.up, came) for z in (0.0, -EIGHTY, EIGHTY)
+            known.at(z, trains=trains).round_seconds(chosen.up, came) for z in (0.0, -EIGHTY, EIGHTY)
         )
         return median, low, high
 
@@ -335,8 +320,8 @@ class Controller:
                 else site.down
             )
             train = max(one.train_seconds, 0.0) if trains else site.train
-            views.append(replace(site, up=up, down=down, train=train).hoped())
-        found = self._table(views)
+            views.append(replace(site, up=up, down=down, train=train))
+        found = self._tables(views).at(hoped=True)
         progress = np.array(self.worth.progress())
         took = {}
         for name, proposal in proposals.items():

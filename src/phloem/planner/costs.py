@@ -1,4 +1,4 @@
-"""What every level would take at every site: arrays of seconds, from lines, devices and sizes."""
+"""What is known of every site's line and device, and of how long messages are."""
 
 from __future__ import annotations
 
@@ -7,20 +7,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from phloem.planner import levels
 from phloem.planner.device import DECODE, ENCODE, Device
 from phloem.planner.levels import DOWN, ENVELOPE_BYTES, LADDER, UP
 from phloem.planner.link import Line
 
-Seconds = npt.NDArray[np.float64]
-Places = npt.NDArray[np.intp]
 _GAIN = 0.3
-_STAYS = 3.0  # seconds that a line stays fast or slow: over longer ones its ups and downs even out
 _UNLIKE = 0.5  # squared log-goodput by which the ways of a line differ
 _STRIKES = 3  # a device that took twice its time so often is another device now
-_OPTIONS = max(len(level.options) for level in LADDER)
 
 
 @dataclass(frozen=True)
@@ -115,10 +110,6 @@ class SiteCosts:
         up = self.up.failed() if asked and missed <= _STRIKES else self.up.rested()
         return replace(self, up=up, down=self.down.rested(), missed=missed)
 
-    def hoped(self) -> SiteCosts:
-        """The same with lines as good as they may well be."""
-        return replace(self, up=self.up.hoped(), down=self.down.hoped())
-
     def to_json(self) -> dict[str, Any]:
         """The same as plain values."""
         return {
@@ -185,133 +176,6 @@ class Sizes:
             factors={**self.factors, direction: factors},
             around={**self.around, direction: extra},
         )
-
-
-@dataclass(frozen=True)
-class Table:
-    """Seconds of a round's parts, (sites, levels) each, every site at its cheapest effort.
-
-    Attributes:
-        up: training, encoding and sending.
-        down: receiving and decoding the frame that brings the result.
-        efforts: the place of the chosen option in `Level.options`, (sites, levels), for what goes up.
-        effort_down: the same for the one frame that goes down, (levels).
-        merging: the coordinator's decoding of one update, (sites, levels).
-        sending: its encoding of the frame that goes down, (levels).
-    """
-
-    up: Seconds
-    down: Seconds
-    efforts: Places
-    effort_down: Places
-    merging: Seconds
-    sending: Seconds
-
-    def round_seconds(self, up: Places, down: int) -> float:
-        """A round in which the sites send at these levels, and get the result at that one."""
-        rows = np.arange(len(up))
-        sites = float(self.up[rows, up].max(initial=0.0) + self.down[:, down].max(initial=0.0))
-        return sites + float(self.merging[rows, up].sum() + self.sending[down])
-
-
-def untrained(sites: Sequence[SiteCosts]) -> list[SiteCosts]:
-    """These sites, where nobody trains."""
-    return [replace(site, train=0.0) for site in sites]
-
-
-def table(
-    sites: Sequence[SiteCosts],
-    device: Device,
-    sizes: Sizes,
-    *,
-    z: float = 0.0,
-    merges: float = 1.0,
-    thrifty: bool = False,
-    costs: Costs | None = None,
-) -> Table:
-    """The table of these sites; at z standard deviations beyond what is expected of their lines.
-
-    `merges` is the share of these sites whose updates the coordinator merges. With `thrifty` efforts are those that
-    take the fewest bytes, else those that are done soonest. `costs` are the device's for these sizes, where they are
-    known already.
-    """
-    costs = costs or costs_of(device, sizes)
-    slower = np.array([site.slower for site in sites])[:, None, None]
-    train = np.array([site.train for site in sites])[:, None, None]
-    up = train + slower * costs.encode + _transfers([site.up for site in sites], costs.bytes_up, z)
-    down = slower * costs.decode + _transfers([site.down for site in sites], costs.bytes_down, z)
-    up, down = (np.where(costs.exists, seconds, np.inf) for seconds in (up, down))
-    # the coordinator decodes them all, one after another
-    efforts = (up + len(sites) * merges * np.where(costs.exists, costs.decode, 0.0)).argmin(axis=2)
-    if thrifty:
-        efforts = np.broadcast_to(
-            np.where(costs.exists, costs.bytes_up, np.inf).argmin(axis=1), efforts.shape
-        )
-    once = np.where(costs.exists, merges * costs.encode, np.inf)
-    effort_down = (down.max(axis=0, initial=0.0) + once).argmin(axis=1)
-    if thrifty:
-        effort_down = np.where(costs.exists, costs.bytes_down, np.inf).argmin(axis=1)
-    places = np.arange(len(LADDER))
-    return Table(
-        np.take_along_axis(up, efforts[:, :, None], axis=2)[:, :, 0],
-        down[:, places, effort_down],
-        efforts,
-        effort_down,
-        merges * costs.decode[places[None, :], efforts],
-        once[places, effort_down],
-    )
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Of every option, (levels, options): whether it is there, seconds on the profile's device, bytes."""
-
-    exists: npt.NDArray[np.bool_]
-    encode: Seconds
-    decode: Seconds
-    bytes_up: Seconds
-    bytes_down: Seconds
-
-
-def costs_of(device: Device, sizes: Sizes) -> Costs:
-    """What every option takes on a device, at the sizes that are expected."""
-    shape = len(LADDER), _OPTIONS
-    exists = np.zeros(shape, np.bool_)
-    encode, decode, size_up, size_down = (np.zeros(shape) for _ in range(4))
-    for place, level in enumerate(LADDER):
-        for option, key in enumerate(level.keys):
-            exists[place, option] = True
-            encode[place, option] = device.seconds(ENCODE, key, sizes.parameters)
-            decode[place, option] = device.seconds(DECODE, key, sizes.parameters)
-            size_up[place, option] = sizes.bytes(UP, place, option)
-            size_down[place, option] = sizes.bytes(DOWN, place, option)
-    return Costs(exists, encode, decode, size_up, size_down)
-
-
-def _transfers(lines: Sequence[Line], sizes: Seconds, z: float) -> Seconds:
-    """`Line.seconds` of every line and size, (sites, levels, options)."""
-    rows = [
-        (
-            line.bytes_per_second,
-            line.fixed_seconds,
-            *line.variances,
-            line.noise,
-            line.width,
-            line.swing,
-            line.at,
-        )
-        for line in lines
-    ]
-    columns = np.array(rows).reshape(-1, 9).T[:, :, None, None]
-    goodput, fixed, var_goodput, var_fixed, covariance, noise, width, swing, at = columns
-    moving = sizes[None] / goodput
-    moving *= np.exp(-swing * np.sqrt((_STAYS + at / goodput) / (_STAYS + moving)))
-    median = fixed + moving
-    if not z:
-        return np.asarray(median)
-    share, rest = moving / median, fixed / median
-    known = share**2 * var_goodput + rest**2 * var_fixed - 2 * share * rest * covariance
-    return np.asarray(median * np.exp(z * width * np.sqrt(np.maximum(known, 0.0) + noise)))
 
 
 def expected_coding(

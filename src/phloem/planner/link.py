@@ -25,9 +25,11 @@ _FORGETS = 0.2  # of the mean square of surprises
 _LEAST_NOISE = 0.02**2  # a log-second: no clock and no queue are steadier
 _DRIFT = _GAIN**2 / (1 - _GAIN)  # process noise over measurement noise that gives this gain
 _FIXED_DRIFT = 0.02  # the fixed part moves less
-_HOPE = 2.0  # standard deviations
+HOPE = 2.0
+"""Standard deviations by which a line may be better than it is thought to be, where small transfers do not show it."""
+
 _SMALL = 0.3  # log-seconds: a surprise that one linear step takes in
-_STEPS, _STRIDE = 6, 2.0
+_STEPS, _STRIDE, _SETTLED = 6, 2.0, 1e-4
 EIGHTY = 1.2816
 """Standard deviations on either side that hold four fifths of a normal distribution."""
 
@@ -165,10 +167,13 @@ class Line:
             wanted += moving * (self.goodput - goodput) - (1.0 - moving) * (self.fixed - fixed)
             aim_goodput = self.goodput + toward / total * wanted
             aim_fixed = self.fixed + across / total * wanted
+            was = goodput, fixed
             goodput += min(max(aim_goodput - goodput, -_STRIDE), _STRIDE)
             fixed += min(max(aim_fixed - fixed, -_STRIDE), _STRIDE)
             goodput = min(max(goodput, math.log(SLOWEST)), math.log(FASTEST))
             fixed = min(max(fixed, math.log(_SHORTEST)), observed)
+            if abs(goodput - was[0]) + abs(fixed - was[1]) < _SETTLED:
+                break
         var_goodput, var_fixed, covariance = variances
         by_goodput, by_fixed = goodput - self.goodput, fixed - self.fixed
         prior = var_fixed * by_goodput**2 - 2 * covariance * by_goodput * by_fixed + var_goodput * by_fixed**2
@@ -191,15 +196,6 @@ class Line:
         """The line after a round without a transfer: as it was, but less certain."""
         var_goodput, var_fixed, covariance = self.variances
         return replace(self, variances=(min(var_goodput + _DRIFT * self.noise, 4.0), var_fixed, covariance))
-
-    def hoped(self) -> Line:
-        """The line as good as it may well be, where not noise but ignorance is in the way.
-
-        Small transfers do not show what large ones would take; whoever believes the worst never finds out.
-        """
-        excess = max(self.variances[0] - self.noise, 0.0)
-        hope = _HOPE * (1.0 - self.moving) * math.sqrt(excess)
-        return replace(self, goodput=min(self.goodput + hope, math.log(FASTEST)))
 
     def as_it_was(self, before: Line, size: float, seconds: float) -> Line:
         """The line at the moment of a transfer, for the question what another size would have taken in its place.

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from phloem.planner.costs import Places, Seconds, Table
 from phloem.planner.levels import LADDER
+from phloem.planner.tables import Places, Seconds, Table
 
 COMMON, DEADLINE, CAUTIOUS = "common", "deadline", "cautious"
 CAUTIOUS_SIGMAS = 0.84

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from phloem.planner.costs import Seconds, Table
 from phloem.planner.levels import LADDER
 from phloem.planner.policies import Proposal
+from phloem.planner.tables import Seconds, Table
 
 _STAKE, _STEP = 0.1, 0.35  # of a round
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from phloem.planner import levels, policies
-from phloem.planner.costs import SiteCosts, Sizes, Table, table
+from phloem.planner.costs import SiteCosts, Sizes
 from phloem.planner.decision import label
 from phloem.planner.device import Device
 from phloem.planner.levels import DOWN, LADDER, UP
@@ -18,6 +18,7 @@ from phloem.planner.link import Line
 from phloem.planner.policies import COMMON, DEADLINE, Proposal
 from phloem.planner.rounds import Worth
 from phloem.planner.settings import Adapting
+from phloem.planner.tables import Costs, Table, Tables
 from phloem.recipe import Link
 
 _CERTAIN = 1e-12
@@ -54,7 +55,8 @@ class Question:
     def costs(self) -> Table:
         """The seconds of every level at every site."""
         sites = [costs_of(link, self.slower[site]) for site, link in self.links.items()]
-        found = table(sites, self.device, Sizes.of(self.parameters), merges=self.merges)
+        costs = Costs.of(self.device, Sizes.of(self.parameters))
+        found = Tables(sites, costs, merges=self.merges).at()
         return replace(found, merging=found.merging * self.share)
 
 
@@ -213,15 +215,11 @@ def cost_by_rate(question: Question, rates: Sequence[float], like: Link) -> list
     """By level, then by rate up: the cost where every site has such a line, and otherwise `like` (rate down, too)."""
     slower = max(question.slower.values())
     asked = max(len(question.links) * question.share, 1.0)
-    costs = [
-        table(
-            [costs_of(replace(like, up=rate, down=rate * like.down / like.up, trace=""), slower)],
-            question.device,
-            Sizes.of(question.parameters),
-            merges=question.merges,
-        )
-        for rate in rates
-    ]
+    coding = Costs.of(question.device, Sizes.of(question.parameters))
+    sites = (
+        costs_of(replace(like, up=rate, down=rate * like.down / like.up, trace=""), slower) for rate in rates
+    )
+    costs = [Tables([site], coding, merges=question.merges).at() for site in sites]
     return [
         [
             question.worth.inflation(level)
