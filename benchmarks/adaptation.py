@@ -1,6 +1,7 @@
 """Adaptation: time to target with codecs chosen every round, against every fixed level, on the same virtual lines.
 
-python benchmarks/adaptation.py table --task digits  (src/phloem/planner/rounds.json: what a round of a level is worth)
+python benchmarks/adaptation.py table --task digits  (src/phloem/planner/rounds.json: what a round of a level is worth;
+                                                      also for code-lm, and by losses for hospitals and banks)
 python benchmarks/adaptation.py fixed      (every level trains once per seed; the sizes of its messages are kept)
 python benchmarks/adaptation.py matrix     (auto trains in every cell; fixed levels are replayed on the cell's lines)
 python benchmarks/adaptation.py fixed --task code-lm; python benchmarks/adaptation.py matrix --task code-lm
@@ -42,6 +43,9 @@ LEVELS = levels.names()
 MOST = {"digits": 120, "code-lm": 40}
 #: Where a run stops: accuracy (not every uncompressed run comes to 0.97), nats per byte.
 TARGETS = {"digits": 0.95, "code-lm": 2.3}
+#: Tasks whose tables are made by losses: a level's rounds until it has the loss that bfloat16 has after these.
+BY_LOSSES = {"hospitals": (6, 9, 12), "banks": (8, 12, 16)}
+STRANGERS_PARAMETERS = 10_000  # a smaller model's frames are mostly headers: no example for others
 TRAIN_SECONDS = {"digits": 0.1, "code-lm": 2.0, "traffic": 0.5}  # of a full core, on the virtual clock
 DEVICES = {"full": 1.0, "quarter": 0.25}
 
@@ -73,7 +77,10 @@ def recipe_of(task: str, seed: int, link: str, device: str, bounds: Sequence[str
         base.pop(key, None)
     base |= {"seed": seed, "link": dict(LINKS[link]), "device": {"speed": DEVICES[device]}, "compare": {}}
     base["link"]["train_seconds"] = TRAIN_SECONDS.get(task, 0.05) / DEVICES[device]
-    base["rounds"] |= {"stop": "target", "target": TARGETS[task], "max": MOST[task]}
+    if task in BY_LOSSES:
+        base["rounds"] |= {"stop": "rounds", "max": 3 * max(BY_LOSSES[task])}
+    else:
+        base["rounds"] |= {"stop": "target", "target": TARGETS[task], "max": MOST[task]}
     base["run"] = {"workers": 0, "keep_updates": False, "snapshot_every": 1_000_000}
     recipe = load_recipe(base, bounds)
     if link == "unequal":
@@ -98,6 +105,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
         "seconds": summary["seconds_to_target"],
         "bytes": summary["bytes_to_target"],
         "metric": summary["metric"]["value"],
+        "losses": [record.metrics.get("loss", math.nan) for record in done.records],
         "test": summary["test"],
         "parameters": summary["parameters"],
         "choice_seconds": summary["choice_seconds"],
@@ -169,7 +177,8 @@ def pooled(calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]], processe
 def table(processes: int, tasks: Sequence[str]) -> None:
     """Measures what each level is worth on the shipped tasks, and writes `rounds.json`."""
     path = HERE.parent / "src" / "phloem" / "planner" / "rounds.json"
-    known = json.loads(path.read_text())["tasks"] if path.exists() else {}
+    saved = json.loads(path.read_text())
+    known, strangers = saved["tasks"], set(saved["strangers"])
     seeds = {task: TABLE_SEEDS[:2] if task == "code-lm" else TABLE_SEEDS for task in tasks}
     cells = [(task, seed, level) for task in tasks for seed in seeds[task] for level in LEVELS[1:]]
     found = dict(zip(cells, pooled(((at_level, cell) for cell in cells), processes), strict=True))
@@ -177,16 +186,44 @@ def table(processes: int, tasks: Sequence[str]) -> None:
         rows: dict[str, list[float]] = {LEVELS[0]: [1.0, 0.0]}
         for level in LEVELS[1:]:
             ratios = [
-                (found[task, seed, level]["rounds"] or 2 * MOST[task])
-                / (found[task, seed, "bf16"]["rounds"] or MOST[task])
+                ratio
                 for seed in seeds[task]
+                for ratio in rounds_over(task, found[task, seed, level], found[task, seed, "bf16"])
             ]
             lost = statistics.mean(found[task, seed, level]["lost"] for seed in seeds[task])
             rows[level] = [round(geometric_mean(ratios), 3), round(lost, 4)]
         known[task] = rows
+        if found[task, seeds[task][0], "bf16"]["parameters"] >= STRANGERS_PARAMETERS:
+            strangers.add(task)
         print(task, rows, file=sys.stderr)
-    text = {"command": "python benchmarks/adaptation.py table", "seeds": list(TABLE_SEEDS), "tasks": known}
+    command = "python benchmarks/adaptation.py table"
+    text = {
+        "command": command,
+        "seeds": list(TABLE_SEEDS),
+        "strangers": sorted(strangers),
+        "tasks": dict(sorted(known.items())),
+    }
     path.write_text(json.dumps(text, indent=1) + "\n", "utf-8")
+
+
+def rounds_over(task: str, found: Mapping[str, Any], bf16: Mapping[str, Any]) -> list[float]:
+    """A level's rounds over bfloat16's: to the target, or to each of the losses that bfloat16 came to."""
+    if task not in BY_LOSSES:
+        return [(found["rounds"] or 2 * MOST[task]) / (bf16["rounds"] or MOST[task])]
+    return [
+        rounds_to(found["losses"], loss) / rounds_to(bf16["losses"], loss)
+        for loss in (min(bf16["losses"][:number]) for number in BY_LOSSES[task])
+    ]
+
+
+def rounds_to(losses: Sequence[float], target: float) -> float:
+    """The rounds until the loss is this low, with parts of a round; twice as many as there were if it never is."""
+    before = math.nan
+    for number, loss in enumerate(losses, 1):
+        if loss <= target:
+            return number if math.isnan(before) else number - (target - loss) / (before - loss)
+        before = loss
+    return 2.0 * len(losses)
 
 
 # -- cells ------------------------------------------------------------------------------------------------------------
@@ -315,7 +352,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("part", choices=("table", "fixed", "matrix"))
-    parser.add_argument("--task", default="digits", choices=list(TARGETS))
+    parser.add_argument("--task", default="digits", choices=[*TARGETS, *BY_LOSSES])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--links", nargs="*", default=[])

@@ -3,9 +3,9 @@
 python benchmarks/adaptation_traffic.py
 
 Frames are those of a ResNet-50's gradients, encoded at every level; their lengths, and 40 bytes around each, cross
-the virtual lines. How many rounds a level takes is not known for such a model: here it is what the digits took at
-that level with the same seed (`adaptation.py fixed`), which the controller is not told. It begins with the table of
-another task's name, that is with the mean of all.
+the virtual lines. How many rounds a level takes is not known for such a model: here it is what the digits or the code
+LM took at that level with the same seed (`adaptation.py fixed`), and sites report what frames left out there. The
+controller begins with that task's table, which is of other seeds, or with the mean of the other tasks'.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from adaptation import DEVICES, LEVELS, LINKS, recipe_of, summarised
+from adaptation import DEVICES, LEVELS, LINKS, TARGETS, recipe_of, summarised
 from measuring import RESULTS, geometric_mean, quiet, write
 from phloem import feedback as ef
 from phloem.codecs.registry import codec_from
@@ -30,6 +30,7 @@ from phloem.planner.costs import Seen
 from phloem.planner.device import DECODE, ENCODE, Device
 from phloem.planner.levels import DOWN, LADDER, UP
 from phloem.planner.policies import CAUTIOUS
+from phloem.planner.rounds import Worth, strangers
 from phloem.recipe import Recipe
 from phloem.tensors import Array, Layout
 
@@ -79,13 +80,18 @@ class Lines:
         return self.sizes[json.dumps(dict(config), sort_keys=True)]
 
     def round(
-        self, at: float, up: Mapping[str, Mapping[str, Any]], down: Mapping[str, Any]
+        self,
+        at: float,
+        up: Mapping[str, Mapping[str, Any]],
+        down: Mapping[str, Any],
+        *,
+        trains: bool = True,
     ) -> tuple[dict[str, Seen], float, float, dict[str, tuple[int, float, float]]]:
         """What each site's update took, seconds until the merge and of the way down, and what came down where."""
         clock, seen, longest = self.clock, {}, 0.0
         for name in self.names:
             encode = clock.codes(name, ENCODE, up[name], self.parameters)
-            train = self.recipe.link_of(name).train_seconds
+            train = self.recipe.link_of(name).train_seconds if trains else 0.0
             sent = self.size(up[name])
             seconds = clock.sends(name, UP, sent, at + train + encode)
             longest = max(longest, train + encode + seconds)
@@ -110,27 +116,34 @@ def fixed(lines: Lines, level: str, rounds: int | None) -> float | None:
     return at
 
 
-def auto(lines: Lines, controller: Controller, worth: Sequence[float], need: float) -> dict[str, Any]:
-    """The seconds until the chosen rounds are worth `need` uncompressed ones."""
-    at = done = 0.0
+def auto(
+    lines: Lines, controller: Controller, worth: Sequence[float], lost: Sequence[float], need: float
+) -> dict[str, Any]:
+    """The seconds until the chosen rounds are worth `need` uncompressed ones; sites report what frames left out."""
+    at = done = before = 0.0
     came = {name: (ENVELOPE, lines.clock.sends(name, DOWN, ENVELOPE, 0.0), 0.0) for name in lines.names}
     inside = transfers = number = 0
-    policies = []
+    policies, last = [], dict[str, int]()
     while done < need and number < 2000:
         decision = controller.decide(number, lines.names)
         up = {name: decision.config(name) for name in lines.names}
-        seen, longest, down, brought = lines.round(at, up, decision.config(None))
+        trains = decision.trains
+        seen, longest, down, brought = lines.round(at, up, decision.config(None), trains=trains)
         told = {}
         for name, one in seen.items():
             size, seconds, decode = came[name]
             spent = one.encode_seconds, decode, one.train_seconds
-            told[name] = Seen(one.up_bytes, one.up_seconds, size, seconds, *spent)
+            left_out = lost[last[name]] if name in last else -1.0
+            told[name] = Seen(one.up_bytes, one.up_seconds, size, seconds, *spent, left_out)
         gained = statistics.mean(worth[level] for level, _ in decision.up.values()) * worth[decision.down[0]]
-        done += math.sqrt(gained)
+        # what is owed brings the trunk to where a round at these levels would have
+        done += math.sqrt(gained) if trains else max(math.sqrt(gained) - before, 0.0)
+        before = math.sqrt(gained)
         at += longest + down
         frame = lines.size(decision.config(None)) - ENVELOPE
         found = controller.observe(number, told, frame_bytes=frame, loss=1 / (1 + done), norm=1.0)
         inside, transfers = inside + found["covered"][0], transfers + found["covered"][1]
+        last = {name: level for name, (level, _) in decision.up.items()}
         policies.append(decision.policy)
         came, number = brought, number + 1
     return {
@@ -177,10 +190,11 @@ ARMS: Mapping[str, type[Controller]] = {
 }
 
 
-def controller_of(kind: type[Controller], recipe: Recipe, parameters: int) -> Controller:
-    """A controller that knows no task, and takes no round without training, whose worth is not known here."""
-    most = recipe.rounds.max
-    return kind(recipe.sites.all, parameters, settings=recipe.adapt, task="another", rounds=most, owes=False)
+def controller_of(kind: type[Controller], recipe: Recipe, parameters: int, worth: Worth) -> Controller:
+    """A controller that begins with this table."""
+    made = kind(recipe.sites.all, parameters, settings=recipe.adapt, rounds=recipe.rounds.max)
+    made.worth = worth
+    return made
 
 
 def main() -> None:
@@ -188,11 +202,27 @@ def main() -> None:
     quiet()
     update, layout = gradients()
     sizes = sizes_of(update, layout)
+    command = "python benchmarks/adaptation_traffic.py"
+    result = {
+        f"{task}, {'its own table' if own else 'a table of other tasks'}": cells_of(
+            task, sizes, layout.size, own=own
+        )
+        for task in TARGETS
+        for own in (True, False)
+    }
+    write("adaptation-traffic", command, {"parameters": layout.size, "frames": sizes, "rounds_of": result})
+
+
+def cells_of(task: str, sizes: Mapping[str, int], parameters: int, *, own: bool) -> dict[str, Any]:
+    """Every cell, where a level takes as many rounds as on this task; the ablations only with its own table."""
     rounds: dict[int, dict[str, int | None]] = {}
-    for row in json.loads((RESULTS / "adaptation-fixed-digits.json").read_text())["rows"]:
+    left_out: dict[int, dict[str, float]] = {}
+    for row in json.loads((RESULTS / f"adaptation-fixed-{task}.json").read_text())["rows"]:
         rounds.setdefault(row["seed"], {})[row["level"]] = row["rounds"]
+        left_out.setdefault(row["seed"], {})[row["level"]] = row["lost"]
     rows: dict[str, Any] = {}
-    ablated: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    worth_known = Worth.of(task) if own else Worth.mean([n for n in strangers() if n != task], least=1.0)
+    ablated: dict[str, list[float]] = {arm: [] for arm in (ARMS if own else ())}
     for link in LINKS:
         for device in DEVICES:
             cell = rows.setdefault(
@@ -202,26 +232,29 @@ def main() -> None:
                 recipe = recipe_of(
                     "digits", seed, link, device, [f"link.train_seconds={TRAIN_SECONDS / DEVICES[device]}"]
                 )
-                lines = Lines(recipe, sizes, layout.size)
+                lines = Lines(recipe, sizes, parameters)
                 for level in LEVELS[1:]:
                     cell["fixed"][level].append(fixed(lines, level, took[level]))
                 need = took["bf16"]
                 assert need is not None
                 worth = [1.0, *(need / (took[level] or math.inf) for level in LEVELS[1:])]
-                found = auto(lines, controller_of(Controller, recipe, layout.size), worth, need)
+                lost = [0.0, *(left_out[seed][level] for level in LEVELS[1:])]
+                found = auto(
+                    lines, controller_of(Controller, recipe, parameters, worth_known), worth, lost, need
+                )
                 cell["auto"].append(found["seconds"])
-                for arm, kind in ARMS.items():
-                    took = auto(lines, controller_of(kind, recipe, layout.size), worth, need)["seconds"]
-                    ablated[arm].append(took / found["seconds"])
+                for arm in ablated:
+                    blind = auto(
+                        lines, controller_of(ARMS[arm], recipe, parameters, worth_known), worth, lost, need
+                    )["seconds"]
+                    ablated[arm].append(blind / found["seconds"])
                 cell["runs"].append({"seed": seed, **found})
-            print(link, device, [round(one) for one in cell["auto"]], file=sys.stderr, flush=True)
-    command = "python benchmarks/adaptation_traffic.py"
+            print(task, own, link, device, [round(one) for one in cell["auto"]], file=sys.stderr, flush=True)
     arms = {
         arm: {"geometric_mean": geometric_mean(ratios), "worst": max(ratios)}
         for arm, ratios in ablated.items()
     }
-    result = {"parameters": layout.size, "frames": sizes, "ablations_over_auto": arms, **summarised(rows)}
-    write("adaptation-traffic", command, result)
+    return {"ablations_over_auto": arms, **summarised(rows)}
 
 
 if __name__ == "__main__":

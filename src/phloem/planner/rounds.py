@@ -1,9 +1,10 @@
 """What a round at a level is worth: how many of them do what one uncompressed round does.
 
-Nobody can compute that, so it is measured: `rounds.json` has for two of the package's tasks (digits, code-lm) the
-rounds to the same target at each level, over the rounds without compression, and how much of an update the frames
-left out meanwhile (`benchmarks/adaptation.py table`). Another task begins with the geometric mean of these. In a run
-what the sites report says whether its updates are easier or harder to compress than the table's.
+Nobody can compute that, so it is measured: `rounds.json` has for the package's tasks (digits, code-lm, hospitals,
+banks) the rounds to the same target at each level, over the rounds without compression, and how much of an update the
+frames left out meanwhile (`benchmarks/adaptation.py table`). Another task begins with the geometric mean of those whose
+models are not tiny. In a run what the sites report says whether its updates are easier or harder to compress than the
+table's.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
+from typing import Any
 
 from phloem.errors import StateError
 from phloem.planner import levels
@@ -42,14 +44,17 @@ class Worth:
 
     @classmethod
     def of(cls, task: str) -> Worth:
-        """What is known of a task, by its name; the mean of all where there is nothing.
+        """What is known of a task, by its name; the mean of `strangers` where there is nothing."""
+        return cls.mean([task]) if task in tables() else cls.mean(strangers(), least=1.0)
+
+    @classmethod
+    def mean(cls, tasks: Sequence[str], least: float = 0.0) -> Worth:
+        """The geometric mean of these tasks' rounds, none of them below `least`.
 
         A task that learns faster from coarse frames (digits, whose division by senders makes their steps larger) is
-        no reason to expect that of another: there 1 is the least.
+        no reason to expect that of another.
         """
-        known = tables()
-        rows = [known[task]] if task in known else list(known.values())
-        least = 0.0 if task in known else 1.0
+        rows = [tables()[name] for name in tasks]
         rounds = tuple(_mean([max(row[name][0], least) for row in rows]) for name in levels.names())
         lost = tuple(sum(row[name][1] for row in rows) / len(rows) for name in levels.names())
         return cls(rounds, lost)
@@ -84,18 +89,29 @@ class Worth:
 @functools.cache
 def tables() -> dict[str, dict[str, tuple[float, float]]]:
     """By task and level: rounds over those without compression, and the share left out."""
-    text = resources.files("phloem.planner").joinpath("rounds.json").read_text("utf-8")
     found = {}
-    for task, rows in json.loads(text)["tasks"].items():
+    for task, rows in _saved()["tasks"].items():
         if set(rows) != set(levels.names()):
             raise StateError(f"the table of task '{task}' has other levels than this version")
         found[task] = {name: (float(row[0]), float(row[1])) for name, row in rows.items()}
     return found
 
 
+def strangers() -> tuple[str, ...]:
+    """The tasks whose mean another task begins with."""
+    return tuple(sorted(_saved()["strangers"]))
+
+
 def known_tasks() -> tuple[str, ...]:
     """The tasks that have a table of their own."""
     return tuple(sorted(tables()))
+
+
+@functools.cache
+def _saved() -> dict[str, Any]:
+    text = resources.files("phloem.planner").joinpath("rounds.json").read_text("utf-8")
+    saved: dict[str, Any] = json.loads(text)
+    return saved
 
 
 def _mean(values: Sequence[float]) -> float:
