@@ -29,7 +29,7 @@ def split(vector: Array, layout: Layout) -> list[Array]:
     return arrays
 
 
-def exactly(body: bytes, size: int, codec: str) -> None:
+def exactly(body: bytes | memoryview, size: int, codec: str) -> None:
     """Refuses a body that is not `size` bytes long."""
     if len(body) != size:
         raise FormatError(f"{codec}: expected {size} bytes for this layout, found {len(body)}")

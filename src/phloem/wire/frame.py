@@ -17,14 +17,17 @@ A stand-alone frame of a file may have more than one body and tensors of other t
 
 from __future__ import annotations
 
+import io
+import itertools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from phloem import varint
 from phloem.codecs.base import NO_HINTS, Codec, Held, Hints
+from phloem.codecs.casts import Cast
 from phloem.codecs.ecsq import Ecsq
 from phloem.codecs.registry import codec_for_code
 from phloem.errors import ConfigError, FormatError
@@ -48,7 +51,7 @@ class Frame:
 
     codec: type[Codec]
     layout: Layout
-    body: bytes
+    body: bytes | memoryview
     is_key_frame: bool
 
     def decode(self, held: Held = None) -> list[Array]:
@@ -58,7 +61,7 @@ class Frame:
             FormatError: the body is not one of this layout, or this machine cannot hold what it claims to be.
         """
         try:
-            return self.codec.decode(self.body, self.layout, held)
+            return self.codec.decode(self.body, self.layout, held)  # type: ignore[arg-type]  # a view only of a Cast's
         except MemoryError as error:
             raise FormatError(
                 f"the frame claims {self.layout.size} parameters, more than fit in memory"
@@ -71,7 +74,11 @@ class Frame:
             FormatError: as `decode`; the arrays are as before.
         """
         if issubclass(self.codec, Ecsq):
-            self.codec.decode_into(self.body, self.layout, arrays, "add")
+            self.codec.decode_into(self._bytes, self.layout, arrays, "add")
+            return
+        if issubclass(self.codec, Cast):
+            with np.errstate(over="ignore", invalid="ignore"):
+                self.codec.apply(self.body, self.layout, arrays, np.add)
             return
         with np.errstate(over="ignore", invalid="ignore"):
             for array, value in zip(arrays, self.decode(), strict=True):
@@ -80,11 +87,19 @@ class Frame:
     def subtract_from_sender(self, arrays: Sequence[Array]) -> None:
         """Subtracts the tensors in place from the very arrays that this frame was made of: what is still owed."""
         if issubclass(self.codec, Ecsq):
-            self.codec.subtract_encoded(self.body, self.layout, arrays)
+            self.codec.subtract_encoded(self._bytes, self.layout, arrays)
+            return
+        if issubclass(self.codec, Cast):
+            with np.errstate(over="ignore"):
+                self.codec.apply(self.body, self.layout, arrays, np.subtract)
             return
         with np.errstate(over="ignore"):
             for array, value in zip(arrays, self.decode(), strict=True):
                 np.subtract(array, value, out=array)
+
+    @property
+    def _bytes(self) -> bytes:
+        return self.body if isinstance(self.body, bytes) else bytes(self.body)
 
 
 def not_finite(layout: Layout, tensor: int) -> ConfigError:
@@ -121,13 +136,21 @@ def pack(
                 "a frame that stands alone is not marked as a key-frame", hint="leave one of both"
             )
         head = Head(Contents.of(layout)).pack()
-        frame = bytes([MAGIC + VERSION, kind | STAND_ALONE]) + varint.pack(len(head)) + head
+        start = bytes([MAGIC + VERSION, kind | STAND_ALONE]) + varint.pack(len(head)) + head
     else:
-        frame = bytes([MAGIC + VERSION, kind])
+        start = bytes([MAGIC + VERSION, kind])
     if isinstance(codec, Ecsq) and codec.bytes is not None:
-        codec = codec.within(codec.bytes - len(frame) - CHECKSUM_BYTES)
-    frame += codec.encode(arrays, layout, hints)
-    return frame + _checksum(frame, "" if with_layout else layout.digest)
+        codec = codec.within(codec.bytes - len(start) - CHECKSUM_BYTES)
+    if isinstance(codec, Cast):  # as large as the update: one copy of it is enough
+        parts: Iterable[bytes | memoryview] = itertools.chain([start], codec.runs(arrays))
+    else:
+        parts = [start, codec.encode(arrays, layout, hints)]
+    written, checksum = io.BytesIO(), zlib.crc32(b"" if with_layout else bytes.fromhex(layout.digest))
+    for part in parts:
+        written.write(part)
+        checksum = zlib.crc32(part, checksum)
+    written.write(checksum.to_bytes(CHECKSUM_BYTES, "little"))
+    return written.getvalue()
 
 
 def codec_of_wire(head: bytes) -> type[Codec]:
@@ -158,7 +181,7 @@ def unpack(frame: bytes, layout: Layout | None = None, *, max_parameters: int | 
         if layout is None:
             raise ConfigError("the frame carries no layout", hint="pass the layout that both ends agreed on")
         digest = layout.digest
-    if _checksum(frame[:-CHECKSUM_BYTES], digest) != frame[-CHECKSUM_BYTES:]:
+    if _checksum(memoryview(frame)[:-CHECKSUM_BYTES], digest) != frame[-CHECKSUM_BYTES:]:
         raise FormatError(
             "the frame's checksum does not match: truncated, altered, or made for another layout"
         )
@@ -175,7 +198,8 @@ def unpack(frame: bytes, layout: Layout | None = None, *, max_parameters: int | 
             hint="raise max_parameters if you trust its sender",
         )
     codec = codec_for_code(frame[1] & CODEC_CODE)
-    return Frame(codec, layout, frame[start:-CHECKSUM_BYTES], bool(frame[1] & KEY_FRAME))
+    body = memoryview(frame)[start:-CHECKSUM_BYTES]
+    return Frame(codec, layout, body if issubclass(codec, Cast) else bytes(body), bool(frame[1] & KEY_FRAME))
 
 
 def codec_name(frame: bytes) -> str:
@@ -196,11 +220,13 @@ def stands_alone(frame: bytes) -> bool:
 
 def step_of(frame: bytes, layout: Layout) -> float | None:
     """The quantiser step that an `ecsq` frame used, or None for other codecs."""
+    if len(frame) > 1 and not issubclass(codec_for_code(frame[1] & CODEC_CODE), Ecsq):
+        return None
     parts = unpack(frame, layout)
-    return parts.codec.last_step(parts.body) if issubclass(parts.codec, Ecsq) else None
+    return parts.codec.last_step(parts._bytes) if issubclass(parts.codec, Ecsq) else None
 
 
-def _checksum(frame: bytes, digest: str) -> bytes:
+def _checksum(frame: bytes | memoryview, digest: str) -> bytes:
     return zlib.crc32(frame, zlib.crc32(bytes.fromhex(digest))).to_bytes(CHECKSUM_BYTES, "little")
 
 
