@@ -16,6 +16,7 @@ import phloem as package
 from phloem.cli import calibrating
 from phloem.cli.planning import PlanCall, line_of, question_of
 from phloem.errors import ConfigError
+from phloem.memory import total_bytes
 from phloem.planner import levels, measuring
 from phloem.planner.device import Device, reference
 from phloem.recipe import Link, Recipe, load_recipe
@@ -135,11 +136,11 @@ def test_control_groups_bound_what_a_device_is(tmp_path: Path) -> None:
     (tmp_path / "cpu.max").write_text("50000 100000\n")
     (tmp_path / "memory.max").write_text("1000000\n")
     assert calibrating.fingerprint(tmp_path) == whole | {"cores": f"0.5 of {whole['cores']}"}
-    assert calibrating.memory_bytes(tmp_path) == 1e6
+    assert total_bytes(tmp_path) == 1e6
     (tmp_path / "cpu.max").write_text("max 100000\n")
     (tmp_path / "memory.max").write_text("max\n")
     assert calibrating.fingerprint(tmp_path) == whole
-    assert calibrating.memory_bytes(tmp_path) > 1e6
+    assert total_bytes(tmp_path) > 1e6
 
 
 # -- plan ----------------------------------------------------------------------------------------------------

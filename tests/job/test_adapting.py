@@ -19,6 +19,7 @@ from phloem.job.adapting import controller_for
 from phloem.job.rounds_again import replay_rounds
 from phloem.planner.costs import Seen
 from phloem.planner.decision import label
+from phloem.planner.levels import LADDER
 from phloem.planner.settings import Adapting
 from phloem.recipe import load_recipe
 
@@ -141,6 +142,19 @@ def test_a_slow_site_sends_less_than_the_others(tmp_path: Path) -> None:
     rows = run.records[-1].per_site
     others = [rows[f"site-{n}"].up for n in range(1, 6)]
     assert rows["site-0"].up < 0.8 * min(others)
+
+
+def test_a_device_with_little_memory_is_sent_what_fits_there(tmp_path: Path) -> None:
+    run = phloem.build(table(**LONG, devices={"site-2": {"memory_mb": 1.945}}), out=tmp_path / "run")
+    for line in decisions(run.path)[1:]:
+        assert line["told"]["seen"]["site-2"][-1] == 1.945e6
+        (label_up,) = (name for name, sites in line["up"].items() if "site-2" in sites)
+        for name in (label_up, line["down"]):
+            options = [
+                o for level in LADDER for key, o in zip(level.keys, level.options, strict=True) if key == name
+            ]
+            assert options[0].memory_bytes(run.summary["parameters"]) <= 1.945e6
+    assert {name for line in decisions(run.path)[1:] for name in line["up"]} > {label_up}
 
 
 def test_a_budget_of_bytes_is_kept_and_used(tmp_path: Path) -> None:

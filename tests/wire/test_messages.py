@@ -44,6 +44,7 @@ reports = st.builds(
     Report,
     st.none() | st.integers(0, 65534).map(lambda n: n / 65534),
     *[st.integers(0, 2**32 - 1).map(lambda n, unit=unit: n / unit) for unit in (1e3, 1e6, 1e6)],  # type: ignore[misc]
+    st.integers(0, 65535).map(lambda n: float(n << 20)),
 )
 
 
@@ -151,18 +152,19 @@ def test_a_reason_cannot_carry_control_characters_to_a_terminal() -> None:
     assert len(reason) == 500
 
 
-def test_a_report_has_fourteen_bytes_that_say_shares_milliseconds_and_microseconds() -> None:
-    packed = Report(0.5, 1.25, 0.002, 0.000003).pack()
-    assert packed.hex() == "ff7fe2040000d007000003000000"
+def test_a_report_has_sixteen_bytes_that_say_shares_times_and_mebibytes() -> None:
+    packed = Report(0.5, 1.25, 0.002, 0.000003, 300.9 * 2**20).pack()
+    assert packed.hex() == "ff7fe2040000d0070000030000002c01"
     assert len(packed) == REPORT_BYTES
-    assert Report.unpack(packed) == Report(32767 / 65534, 1.25, 0.002, 0.000003)
-    assert Report().pack().hex() == "ffff" + "00" * 12
+    assert Report.unpack(packed) == Report(32767 / 65534, 1.25, 0.002, 0.000003, 300.0 * 2**20)
+    assert Report().pack().hex() == "ffff" + "00" * 14
+    assert Report.unpack(Report(spare_bytes=1.0).pack()).spare_bytes == 2**20, "little is not unknown"
     assert Report.unpack(Report().pack()) == Report()
 
 
 @pytest.mark.parametrize("value", [-1.0, math.inf, 1e300, 5e9])
 def test_what_a_report_cannot_say_is_said_as_nearly_as_it_can(value: float) -> None:
-    said = Report.unpack(Report(value, value, value, value).pack())
+    said = Report.unpack(Report(value, value, value, value, value).pack())
     assert said.lost in (0.0, 1.0)
     assert 0.0 <= said.encode_seconds <= said.train_seconds < 2**32
 

@@ -18,6 +18,7 @@ from phloem import canonical, kernels
 from phloem.cli.console import on_stdout
 from phloem.cli.printing import print_json, say, stderr_meter
 from phloem.errors import ConfigError, PhloemError, StateError, StoreError
+from phloem.memory import total_bytes
 from phloem.planner import measuring
 from phloem.planner.device import Device
 from phloem.store.files import write_durably
@@ -25,7 +26,6 @@ from phloem.ui.device import print_device
 
 HERE = "here"
 _CGROUP = Path("/sys/fs/cgroup")
-_UNBOUNDED = 1 << 60  # what a control group of the first version says where it has no limit is near 2^63
 
 
 @dataclass(frozen=True)
@@ -117,16 +117,6 @@ def cached_path(made_by: Mapping[str, str]) -> Path:
     return _cache() / f"device-{digest}.json"
 
 
-def memory_bytes(cgroup: Path = _CGROUP) -> float:
-    """What this process may use: the machine's memory, or less where a control group says so."""
-    found = [float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")]
-    for place in ("memory.max", "memory/memory.limit_in_bytes"):
-        text = _first_line(cgroup / place)
-        if text.isdigit() and 0 < int(text) < _UNBOUNDED:
-            found.append(float(text))
-    return min(found)
-
-
 def _cores(cgroup: Path) -> str:
     """The processor's cores that this process may use, and the share of their time where that is bounded."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -171,7 +161,7 @@ def _measured(made_by: Mapping[str, str]) -> Device:
         def tell(done: int, total: int, what: str) -> None:
             meter.tell(f"measuring {what}, {done + 1} of {total}" if what else "measuring copies of memory")
 
-        return measuring.measure(made_by, memory_bytes(), tell)
+        return measuring.measure(made_by, total_bytes(), tell)
 
 
 def _cached(path: Path, made_by: Mapping[str, str]) -> Device | None:

@@ -91,6 +91,7 @@ def question_of(recipe: Recipe, call: PlanCall) -> Question:
         merges=1.0,
         share=recipe.sites.participation,
         rounds=recipe.rounds.max,
+        memory={site: recipe.device_of(site).memory_bytes for site in recipe.sites.all},
     )
 
 

@@ -270,13 +270,17 @@ class Ecsq(FromConfig):
         return dataclasses.replace(self, bytes=size_bytes)
 
     @classmethod
-    def decode_into(cls, body: Body, layout: Layout, arrays: Sequence[Array], put: Put) -> None:
+    def decode_into(
+        cls, body: Body, layout: Layout, arrays: Sequence[Array], put: Put, *, in_parts: bool = False
+    ) -> None:
         """Puts the tensors of a body into zeros, or adds them to arrays, or subtracts them, in place.
 
+        With `in_parts` every part of a large body is put once it is decoded, which needs less memory.
+
         Raises:
-            FormatError: as `decode`; the arrays are as before.
+            FormatError: as `decode`; the arrays are as before, or with `in_parts` void.
         """
-        backend().ecsq_decode_into(body, arrays, put)
+        backend().ecsq_decode_into(body, arrays, put, in_parts=in_parts)
 
     @staticmethod
     def has_parts(head: Body) -> bool:
@@ -313,7 +317,7 @@ class Ecsq(FromConfig):
 
         Where many values are not zero, quantising again is faster than decoding; the result is the same.
         """
-        if 8 * len(body) < _QUANTISE_AGAIN_FROM * layout.size:
+        if cls.has_parts(body) and 8 * len(body) < _QUANTISE_AGAIN_FROM * layout.size:
             backend().ecsq_decode_into(body, arrays, "subtract")
         else:
             backend().ecsq_subtract_encoded(body, arrays)

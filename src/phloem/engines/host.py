@@ -22,6 +22,7 @@ from phloem.engines.base import Answer
 from phloem.engines.shelf import Shelf, read_tensors
 from phloem.engines.start import check_start, read_start
 from phloem.errors import ConfigError
+from phloem.memory import spare_bytes
 from phloem.planner import levels
 from phloem.planner.settings import MEASURED
 from phloem.recipe import Recipe
@@ -142,8 +143,9 @@ class Host:
         )
         finished = time.perf_counter()
 
-        def spent() -> tuple[float, float, float]:
-            return finished - received, time.perf_counter() - finished, received - started
+        def spent() -> tuple[float, float, float, float]:
+            encoding = time.perf_counter() - finished
+            return finished - received, encoding, received - started, spare_bytes()
 
         message = site.reply(trained, examples, spent=spent if self.measures else None)
         if Reply.unpack(message).status is Status.UPDATE:

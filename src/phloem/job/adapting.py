@@ -153,6 +153,7 @@ class Adaptation:
             train,
             lost,
             frame_bytes,
+            self.recipe.device_of(site).memory_bytes,
         )
 
 
@@ -179,6 +180,7 @@ def measured(order: bytes, answer: Answer, report: Report, frame_bytes: int, los
         share * report.train_seconds,
         lost,
         frame_bytes,
+        report.spare_bytes,
     )
 
 

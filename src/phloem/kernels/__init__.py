@@ -72,7 +72,13 @@ class Kernels(AdaptiveKernels, Protocol):
         ...
 
     def ecsq_decode_into(
-        self, body: bytes | memoryview, arrays: Sequence[FloatArray], put: Put, held: Held = None
+        self,
+        body: bytes | memoryview,
+        arrays: Sequence[FloatArray],
+        put: Put,
+        held: Held = None,
+        *,
+        in_parts: bool = False,
     ) -> None:
         """Put the tensors of a body into arrays of zeros, or add or subtract them; or FormatError, nothing done."""
         ...

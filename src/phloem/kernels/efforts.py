@@ -214,15 +214,16 @@ def decode_into(
     put: Put,
     held: Held = None,
     *,
-    trusted: bool = False,
+    in_parts: bool = False,
 ) -> None:
     """Put the tensors of a body of these efforts into arrays of zeros, or add them, or subtract them, in float32.
 
-    `trusted`: the caller made the body; it is not looked at as a whole before anything is put.
+    `in_parts`: every part is put as soon as it is decoded, which needs the memory of one; after an error the arrays
+    are void.
 
     Raises:
         FormatError: the bytes are not a body for these shapes, to the last bit, or `held` is not what the sender
-            held; the arrays are as before.
+            held; without `in_parts` the arrays are as before.
     """
     step, flags = read_head(body)
     shapes = tuple(array.shape for array in arrays)
@@ -266,7 +267,7 @@ def decode_into(
 
     jobs = list(zip(plan.pieces, _streams(body, position, len(plan.pieces)), strict=True))
     nothing = FormatError("Every tensor of a body that is not all zero is zero.", hint=_HINT)
-    if put == "store" or trusted:  # part by part: what was zero can be zero again, an own body is sound
+    if put == "store" or in_parts:  # what was zero can be zero again
         try:
             if not any(_each(lambda job: place(job[0], unpack(job)), jobs)):
                 raise nothing

@@ -20,6 +20,7 @@ from phloem.kernels.tables import LADDER, MAGNITUDE_HIGHEST, tables
 from phloem.kernels.threads import threads
 from phloem.kernels.trellis import WEIGHT_SPARSE, check_farthest, check_states, check_weight
 
+Body = bytes | memoryview
 FloatArray = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.unsignedinteger]
@@ -60,9 +61,7 @@ def ecsq_encode(arrays: Sequence[FloatArray], step: Step, importances: Sequence[
     return bytes(_native.encode(list(arrays), pieces, *fields))
 
 
-def ecsq_decode(
-    body: bytes | memoryview, shapes: Sequence[tuple[int, ...]], held: Held = None
-) -> list[FloatArray]:
+def ecsq_decode(body: Body, shapes: Sequence[tuple[int, ...]], held: Held = None) -> list[FloatArray]:
     """The tensors of a body.
 
     Raises:
@@ -74,14 +73,15 @@ def ecsq_decode(
 
 
 def ecsq_decode_into(
-    body: bytes | memoryview, arrays: Sequence[FloatArray], put: Put, held: Held = None
+    body: Body, arrays: Sequence[FloatArray], put: Put, held: Held = None, *, in_parts: bool = False
 ) -> None:
     """Put the tensors of a body into arrays of zeros, or add them to arrays, or subtract them, in float32.
 
     "accumulate" adds as well, faster, to arrays that are sums of earlier adds: no negative zero is among them.
 
     Raises:
-        FormatError: the bytes are not a body for these shapes, to the last bit; the arrays are as before.
+        FormatError: the bytes are not a body for these shapes, to the last bit; the arrays are as before, or with
+            `in_parts`, which puts parts of effort `balanced` or `best` one by one, void.
     """
     code, data = _put(put), bytes(body)
     step, flags = read_head(data)
@@ -90,7 +90,8 @@ def ecsq_decode_into(
             np.add(array, np.float32(0), out=array)  # a negative zero becomes a positive one
         return
     if flags & MODEL_FLAGS:
-        efforts.decode_into(_this(), data, arrays, "add" if put == "accumulate" else put, held)
+        adds: efforts.Put = "add" if put == "accumulate" else put
+        efforts.decode_into(_this(), data, arrays, adds, held, in_parts=in_parts)
         return
     _call(_native.decode, data, arrays, step, flags, code, threads())
 
@@ -98,7 +99,7 @@ def ecsq_decode_into(
 class Opened:
     """An open body (`reference.Opened`)."""
 
-    def __init__(self, body: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> None:
+    def __init__(self, body: Body, shapes: Sequence[tuple[int, ...]]) -> None:
         """Reads the side information.
 
         Raises:
@@ -160,7 +161,7 @@ def ecsq_subtract_encoded(body: bytes, arrays: Sequence[FloatArray], held: Held 
     """Subtract a body from the very arrays that it was encoded from: what its sender still owes."""
     step, flags = read_head(body)
     if flags & MODEL_FLAGS:
-        efforts.decode_into(_this(), body, arrays, "subtract", held, trusted=True)
+        efforts.decode_into(_this(), body, arrays, "subtract", held, in_parts=True)
     elif flags != FLAG_ALL_ZERO:
         _call(_native.subtract_encoded, body, arrays, step, flags, threads())
 

@@ -106,16 +106,24 @@ def ecsq_decode(
 
 
 def ecsq_decode_into(
-    body: bytes | memoryview, arrays: Sequence[FloatArray], put: Put, held: Held = None
+    body: bytes | memoryview,
+    arrays: Sequence[FloatArray],
+    put: Put,
+    held: Held = None,
+    *,
+    in_parts: bool = False,
 ) -> None:
     """Put the tensors of a body into arrays of zeros, or add them to arrays, or subtract them, in float32.
 
     Raises:
-        FormatError: the bytes are not a body for these shapes, to the last bit; the arrays are as before.
+        FormatError: the bytes are not a body for these shapes, to the last bit; the arrays are as before, or with
+            `in_parts`, which puts parts of effort `balanced` or `best` one by one, void.
     """
     if read_head(bytes(body[:STEP_BYTES]))[1] & MODEL_FLAGS:
         this = cast(AdaptiveKernels, sys.modules[__name__])
-        efforts.decode_into(this, bytes(body), arrays, "add" if put == "accumulate" else put, held)
+        efforts.decode_into(
+            this, bytes(body), arrays, "add" if put == "accumulate" else put, held, in_parts=in_parts
+        )
     else:
         decoder.ecsq_decode_into(body, arrays, put)
 
@@ -160,7 +168,7 @@ def ecsq_subtract_encoded(body: bytes, arrays: Sequence[FloatArray], held: Held 
     """Subtract a body from the very arrays that it was encoded from: what its sender still owes."""
     if read_head(body)[1] & MODEL_FLAGS:
         this = cast(AdaptiveKernels, sys.modules[__name__])
-        efforts.decode_into(this, body, arrays, "subtract", held, trusted=True)
+        efforts.decode_into(this, body, arrays, "subtract", held, in_parts=True)
     else:
         decoder.ecsq_decode_into(body, arrays, "subtract")
 

@@ -94,7 +94,8 @@ class Controller:
         chosen = proposals[policy] if policy != "start" else policies.all_at(self._start(allowed), len(asked))
         wanted = chosen
         if self.settings.objective == "time":
-            chosen = self._by_steps(number, chosen, asked, allowed, known)
+            stepped = self._by_steps(number, chosen, asked, allowed, known)
+            chosen = stepped if found.fits(stepped.up, stepped.down) else chosen
         held = wanted.down != chosen.down or not np.array_equal(wanted.up, chosen.up)
         why += "; on the way there by steps" * held + self.guard.words(number)
         trains = not self._owed(asked, chosen, known)
@@ -164,16 +165,20 @@ class Controller:
 
     def _proposals(self, known: Tables, allowed: Sequence[int], sites: int) -> dict[str, Proposal]:
         progress = np.array(self.worth.progress())
-        every = {policies.name_of(level): policies.all_at(level, sites) for level in allowed}
+        found = known.at()
+        fitting = [
+            level for level in allowed if np.isfinite([*found.up[:, level], *found.down[:, level]]).all()
+        ]
+        every = {policies.name_of(level): policies.all_at(level, sites) for level in fitting}
         objective = self.settings.objective
         if objective == "deadline":
             seconds = self.settings.deadline_seconds
-            return {**every, objective: policies.within(known.at(), progress, seconds, allowed)}
+            return {**every, objective: policies.within(found, progress, seconds, allowed)}
         if objective in ("bytes", "budget"):
             budget = self._allowance() if objective == "budget" else None
             least = [[self.sizes.least(way, level) for level in range(len(LADDER))] for way in (UP, DOWN)]
             chosen = policies.by_bytes(
-                np.array(least[0]), np.array(least[1]), progress, allowed, sites, budget
+                np.array(least[0]), np.array(least[1]), progress, fitting or allowed, sites, budget
             )
             return {**every, objective: chosen}
         median = known.at(hoped=True)
@@ -213,6 +218,7 @@ class Controller:
 
     def _predicted(self, known: Tables, chosen: Proposal, *, trains: bool) -> tuple[float, float, float]:
         came = chosen.down if self.down is None else self.down[0]
+        came = came if known.at().fits(chosen.up, came) else chosen.down  # it has to fit in any case
         median, low, high = (
             known.at(z, trains=trains).round_seconds(chosen.up, came) for z in (0.0, -EIGHTY, EIGHTY)
         )
@@ -326,6 +332,8 @@ class Controller:
         took = {}
         for name, proposal in proposals.items():
             here = Proposal(proposal.up[present], proposal.down)
+            if not found.fits(here.up, here.down):
+                continue
             took[name] = found.round_seconds(here.up, here.down), policies.worth(here, progress)
         return took
 

@@ -27,6 +27,7 @@ class Seen:
         encode_seconds, decode_seconds, train_seconds: at the site.
         lost: the share of the last update's square that its frame left out, error feedback included; -1 is not known.
         frame_bytes: of the frame in the message that went up.
+        memory: bytes that the site can spare for coding; 0 is not known.
     """
 
     up_bytes: int = 0
@@ -38,6 +39,7 @@ class Seen:
     train_seconds: float = 0.0
     lost: float = -1.0
     frame_bytes: int = 0
+    memory: float = 0.0
 
     def to_json(self) -> list[float]:
         """The fields in their order."""
@@ -55,6 +57,7 @@ class SiteCosts:
         seen: rounds that it took part in.
         strikes: rounds in a row in which coding took more than twice what was expected of this device.
         missed: rounds in a row in which it was asked and gave no answer.
+        memory: bytes that it can spare for coding; 0 is not known.
     """
 
     up: Line = field(default_factory=Line)
@@ -64,6 +67,7 @@ class SiteCosts:
     seen: int = 0
     strikes: int = 0
     missed: int = 0
+    memory: float = 0.0
 
     def after(self, seen: Seen, expected: float, *, trained: bool = True) -> SiteCosts:
         """The same after a round, whose coding was expected to take this long on the profile's device."""
@@ -99,6 +103,7 @@ class SiteCosts:
             seen=self.seen + bool(seen.up_bytes),
             strikes=strikes,
             missed=0,
+            memory=seen.memory if seen.memory > 0 else self.memory,
         )
 
     def without(self, *, asked: bool) -> SiteCosts:
@@ -120,6 +125,7 @@ class SiteCosts:
             "seen": self.seen,
             "strikes": self.strikes,
             "missed": self.missed,
+            "memory": self.memory,
         }
 
     @classmethod

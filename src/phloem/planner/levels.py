@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 UP, DOWN = "up", "down"
-HEADER_BYTES, ENVELOPE_BYTES = 20, 45
+HEADER_BYTES, ENVELOPE_BYTES = 20, 47
 """What the smallest of frames takes, and what is around it: an envelope, and a report."""
 
 
@@ -38,6 +38,15 @@ class Option:
         """How long a frame of a model of that many parameters is expected to be, without its envelope."""
         bits = self.bits_up if direction == UP else self.bits_down
         return HEADER_BYTES + bits * parameters / 8
+
+    def memory_bytes(self, parameters: int) -> float:
+        """What coding takes besides the update, the state and the residual, its frames included.
+
+        Every codec goes through a large update in parts, so that this grows with the frame and not with the update.
+        """
+        most, each = _MEMORY[self.effort]
+        parts = min(most, _PART_BYTES * parameters)
+        return parts + each * max(self.bytes(UP, parameters), self.bytes(DOWN, parameters))
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,11 @@ LADDER: tuple[Level, ...] = (
     _coded(0.02, 0.05),
 )
 """Finest first. Steps of about two, because between them rounds and bytes change by less than links do."""
+
+_MEMORY = {"": (8e6, 1.1), "fast": (24e6, 8.0), "balanced": (30e6, 2.0)}
+"""Bytes for parts at most, and bytes per byte of a frame, by effort; `tests/planner/test_memory.py` measures them."""
+
+_PART_BYTES = 32  # per parameter, in models smaller than a part
 
 START, START_BYTES = "0.05", 6_000
 """The first round, when nothing is known of any line: the finest level whose frames are no longer than that, which

@@ -8,7 +8,7 @@ from phloem.planner.levels import LADDER
 from phloem.planner.policies import Proposal
 from phloem.planner.tables import Seconds, Table
 
-_STAKE, _STEP = 0.1, 0.35  # of a round
+_STAKE, _STEP = 0.25, 0.35  # of a round
 
 
 def by_steps(
@@ -17,7 +17,7 @@ def by_steps(
     """The proposal, with nobody much finer than before.
 
     That is a level finer, where it takes a third of the round more at most (no level is worth more than that), or
-    as far as the slowest that the line may well be takes a tenth of the round more. Where `held`, nobody goes to a
+    as far as the slowest that the line may well be takes a quarter of the round more. Where `held`, nobody goes to a
     finer codec. To coarser levels everybody goes at once; `most` is the coarsest allowed.
     """
     whole = found.round_seconds(before.up, before.down)

@@ -39,6 +39,11 @@ class Table:
     merging: Seconds
     sending: Seconds
 
+    def fits(self, up: Places, down: int) -> bool:
+        """Whether every site has the memory for it."""
+        rows = np.arange(len(up))
+        return bool(np.isfinite(self.up[rows, up]).all() and np.isfinite(self.down[:, down]).all())
+
     def round_seconds(self, up: Places, down: int) -> float:
         """A round in which the sites send at these levels, and get the result at that one."""
         rows = np.arange(len(up))
@@ -48,28 +53,42 @@ class Table:
 
 @dataclass(frozen=True)
 class Costs:
-    """Of every option, (levels, options): whether it is there, seconds on the profile's device, bytes."""
+    """Of every option, (levels, options): whether it is there, seconds on the profile's device, bytes.
+
+    `memory` are bytes as well: what coding takes besides the model.
+    """
 
     exists: npt.NDArray[np.bool_]
     encode: Seconds
     decode: Seconds
     bytes_up: Seconds
     bytes_down: Seconds
+    memory: Seconds
 
     @classmethod
     def of(cls, device: Device, sizes: Sizes) -> Costs:
         """What every option takes on a device, at the sizes that are expected."""
         shape = len(LADDER), _OPTIONS
         exists = np.zeros(shape, np.bool_)
-        encode, decode, size_up, size_down = (np.zeros(shape) for _ in range(4))
+        encode, decode, size_up, size_down, memory = (np.zeros(shape) for _ in range(5))
         for place, level in enumerate(LADDER):
             for option, key in enumerate(level.keys):
+                memory[place, option] = level.options[option].memory_bytes(sizes.parameters)
                 exists[place, option] = True
                 encode[place, option] = device.seconds(ENCODE, key, sizes.parameters)
                 decode[place, option] = device.seconds(DECODE, key, sizes.parameters)
                 size_up[place, option] = sizes.bytes(UP, place, option)
                 size_down[place, option] = sizes.bytes(DOWN, place, option)
-        return cls(exists, encode, decode, size_up, size_down)
+        return cls(exists, encode, decode, size_up, size_down, memory)
+
+    def fitting(self, memory: Seconds) -> npt.NDArray[np.bool_]:
+        """What sites with so many bytes to spare can code, (sites, levels, options); 0 bytes are not known.
+
+        Where nothing fits, it is the option that needs the least.
+        """
+        least = np.where(self.exists, self.memory, np.inf).min()
+        room = np.where(memory > 0, np.maximum(memory, least), np.inf)
+        return np.asarray(self.exists & (self.memory[None] <= room[:, None, None]))
 
 
 class Tables:
@@ -83,8 +102,9 @@ class Tables:
         self, sites: Sequence[SiteCosts], costs: Costs, *, merges: float = 1.0, thrifty: bool = False
     ) -> None:
         self.costs, self.merges, self.thrifty = costs, merges, thrifty
-        facts = np.array([(site.slower, site.train) for site in sites]).reshape(-1, 2)
-        self._slower, self._train = facts.T[:, :, None, None]
+        facts = np.array([(site.slower, site.train, site.memory) for site in sites]).reshape(-1, 3).T
+        self._slower, self._train = facts[:2, :, None, None]
+        self._fits = costs.fitting(facts[2])
         self._up, self._down = _Lines([site.up for site in sites]), _Lines([site.down for site in sites])
         self._made: dict[tuple[float, bool, bool], Table] = {}
 
@@ -103,15 +123,15 @@ class Tables:
         up = self._slower * costs.encode + self._up.seconds(costs.bytes_up, z, hoped=hoped)
         up = up + self._train if trains else up
         down = self._slower * costs.decode + self._down.seconds(costs.bytes_down, z, hoped=hoped)
-        up, down = (np.where(costs.exists, seconds, np.inf) for seconds in (up, down))
+        up, down = (np.where(self._fits, seconds, np.inf) for seconds in (up, down))
         # the coordinator decodes them all, one after another
         efforts = (up + len(up) * merges * np.where(costs.exists, costs.decode, 0.0)).argmin(axis=2)
         once = np.where(costs.exists, merges * costs.encode, np.inf)
         effort_down = (down.max(axis=0, initial=0.0) + once).argmin(axis=1)
         if self.thrifty:
-            fewest = (np.where(costs.exists, sizes, np.inf) for sizes in (costs.bytes_up, costs.bytes_down))
-            least, effort_down = (sizes.argmin(axis=1) for sizes in fewest)
-            efforts = np.broadcast_to(least, efforts.shape)
+            fits_all = self._fits.all(axis=0)
+            efforts = np.where(self._fits, costs.bytes_up, np.inf).argmin(axis=2)
+            effort_down = np.where(fits_all, costs.bytes_down, np.inf).argmin(axis=1)
         places = np.arange(len(LADDER))
         return Table(
             np.take_along_axis(up, efforts[:, :, None], axis=2)[:, :, 0],

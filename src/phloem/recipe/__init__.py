@@ -128,7 +128,7 @@ class Recipe:
         return Speed(1.0 if self._counted(self.device).speed else 0.0)
 
     def _counted(self, device: Speed) -> Speed:
-        return Speed(1.0) if self.adapts and not device.speed else device
+        return replace(device, speed=1.0) if self.adapts and not device.speed else device
 
     def link_of(self, site: str) -> Link:
         """The line of one site."""

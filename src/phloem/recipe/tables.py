@@ -134,13 +134,21 @@ class Speed:
     """What a site's device takes to code on the simulated clock: the reference profile's time over `speed`.
 
     1 is one core of an ordinary server, 0.25 a quarter of it. 0, the default, is 1 where codecs are chosen, and where
-    they are fixed a device that takes no time.
+    they are fixed a device that takes no time. `memory_mb` is what it can spare for coding, in megabytes, where codecs
+    are chosen: only what fits is; 0 is enough for all.
     """
 
     speed: float = 0.0
+    memory_mb: float = 0.0
 
     def __post_init__(self) -> None:
         check_number("[device]", "speed", self.speed, 0.0, 1e6)
+        check_number("[device]", "memory_mb", self.memory_mb, 0.0, 1e9)
+
+    @property
+    def memory_bytes(self) -> float:
+        """What it can spare for coding; 0 where that is not known."""
+        return 1e6 * self.memory_mb
 
     @property
     def slower(self) -> float:

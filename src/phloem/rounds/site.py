@@ -36,8 +36,8 @@ NOWHERE = -1
 _NO_RECEIPT = "no receipt of this trunk that the site's rule asks for"
 
 
-Spent = Callable[[], tuple[float, float, float]]
-"""Gives the seconds of training, of encoding until now, and of decoding."""
+Spent = Callable[[], tuple[float, float, float, float]]
+"""Gives the seconds of training, of encoding until now, and of decoding; and the bytes of memory to spare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +308,7 @@ class Site:
                 state = add(at.state, kept.scatter(frame.decode()))
             else:
                 state = at.state if reuse else {name: array.copy() for name, array in at.state.items()}
-                frame.add_to(self.layout.arrays(state))
+                frame.add_to(self.layout.arrays(state), in_parts=True)
             state, after = pruned(plan.prune, state, self.layout, number, plan.seed, kept)
             self._arrived = canonical.digest(item.frame)
             chain = next_chain(at.chain, item.accepted, item.frame, bytes.fromhex(self._arrived))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class Question:
         merges: the same for the coordinator; 0 takes no time.
         share: of the sites that a round asks.
         rounds: that a budget of bytes is for.
+        memory: by site, the bytes that it can spare for coding; 0 or none where that is not known.
     """
 
     parameters: int
@@ -45,6 +46,7 @@ class Question:
     merges: float = 1.0
     share: float = 1.0
     rounds: int = 1
+    memory: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def allowed(self) -> list[int]:
@@ -54,7 +56,10 @@ class Question:
 
     def costs(self) -> Table:
         """The seconds of every level at every site."""
-        sites = [costs_of(link, self.slower[site]) for site, link in self.links.items()]
+        sites = [
+            replace(costs_of(link, self.slower[site]), memory=self.memory.get(site, 0.0))
+            for site, link in self.links.items()
+        ]
         costs = Costs.of(self.device, Sizes.of(self.parameters))
         found = Tables(sites, costs, merges=self.merges).at()
         return replace(found, merging=found.merging * self.share)
@@ -138,7 +143,8 @@ def planned(question: Question) -> Planned:
     """The answer: every level's costs, then what the objective's policies would do with them."""
     costs = question.costs()
     rows = [_row(question, costs, level) for level in range(len(LADDER))]
-    offers = [_offer(question, costs, name, one) for name, one in _proposals(question, costs).items()]
+    every = _proposals(question, costs).items()
+    offers = [_offer(question, costs, name, one) for name, one in every if costs.fits(one.up, one.down)]
     if question.settings.objective == "time":
         offers.sort(key=lambda one: one.cost)
     return Planned(rows, offers)

@@ -67,14 +67,16 @@ class Frame:
                 f"the frame claims {self.layout.size} parameters, more than fit in memory"
             ) from error
 
-    def add_to(self, arrays: Sequence[Array]) -> None:
+    def add_to(self, arrays: Sequence[Array], *, in_parts: bool = False) -> None:
         """Adds the tensors to `arrays` in place: one float32 addition per value, as to what `decode` gives.
 
+        With `in_parts` parts of a large frame are added one by one, which needs the memory of one.
+
         Raises:
-            FormatError: as `decode`; the arrays are as before.
+            FormatError: as `decode`; the arrays are as before, or with `in_parts` void.
         """
         if issubclass(self.codec, Ecsq):
-            self.codec.decode_into(self._bytes, self.layout, arrays, "add")
+            self.codec.decode_into(self._bytes, self.layout, arrays, "add", in_parts=in_parts)
             return
         if issubclass(self.codec, Cast):
             with np.errstate(over="ignore", invalid="ignore"):

@@ -6,9 +6,10 @@ the last field. Numbers are LEB128 (`phloem.varint`).
 
     order   0x10 · round · flags · chain (8) [· state (8)] · choice · attachment · start · items
             item: accepted sites (bitmap) · frame, or a whole chain id (32) · key-frame
-    reply   0x11 · round · site · status · chain (8) [· state (8)] [· report (14)] · attachment
+    reply   0x11 · round · site · status · chain (8) [· state (8)] [· report (16)] · attachment
             [· examples · frame] [· reason]
-            report: lost (2) · milliseconds of training (4) · microseconds of encoding (4) and decoding (4)
+            report: lost (2) · milliseconds of training (4) · microseconds of encoding (4) and decoding (4) ·
+                    mebibytes to spare (2)
 
 `chain` and `state` are the first 8 bytes of the chain id and of the state digest that the sender holds.
 `choice` and `attachment` are byte strings; an empty choice is the plan's own, an attachment is opaque (later a
@@ -34,7 +35,8 @@ _ORDER, _REPLY = 0x10, 0x11
 _TRAIN, _STATE, _KEY, _REPORT, _OWED = 0x01, 0x02, 0x04, 0x08, 0x10
 _HAS_STATE, _HAS_REPORT = 0x80, 0x40
 _NOT_KNOWN, _SHARES = 0xFFFF, 0xFFFE
-REPORT_BYTES = 14
+REPORT_BYTES = 16
+_MEBIBYTE = 1 << 20
 
 
 class Status(IntEnum):
@@ -53,30 +55,34 @@ class Report:
         lost: the share of its last update's square that the frame left out, error feedback included; None where
             there was none. It travels as a multiple of 1/65534.
         train_seconds, encode_seconds, decode_seconds: what its part of this round took; 0 where nobody measured.
+        spare_bytes: the memory that it has left for coding, in whole mebibytes; 0 where nobody looked.
     """
 
     lost: float | None = None
     train_seconds: float = 0.0
     encode_seconds: float = 0.0
     decode_seconds: float = 0.0
+    spare_bytes: float = 0.0
 
     def pack(self) -> bytes:
-        """The report's 14 bytes."""
+        """The report's 16 bytes."""
         known = self.lost is not None and not math.isnan(self.lost)
         lost = round(min(max(self.lost or 0.0, 0.0), 1.0) * _SHARES) if known else _NOT_KNOWN
         return struct.pack(
-            "<HIII",
+            "<HIIIH",
             lost,
             _count(1e3 * self.train_seconds),
             _count(1e6 * self.encode_seconds),
             _count(1e6 * self.decode_seconds),
+            int(min(max(self.spare_bytes / _MEBIBYTE, 1.0), 65535.0)) if self.spare_bytes > 0 else 0,
         )
 
     @classmethod
     def unpack(cls, data: bytes) -> Report:
         """The report in these bytes; every value of them is one."""
-        lost, train, encode, decode = struct.unpack("<HIII", data)
-        return cls(None if lost == _NOT_KNOWN else lost / _SHARES, train / 1e3, encode / 1e6, decode / 1e6)
+        lost, train, encode, decode, spare = struct.unpack("<HIIIH", data)
+        share = None if lost == _NOT_KNOWN else lost / _SHARES
+        return cls(share, train / 1e3, encode / 1e6, decode / 1e6, float(spare * _MEBIBYTE))
 
 
 def _count(value: float) -> int:
