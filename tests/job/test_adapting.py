@@ -43,7 +43,8 @@ LONG: dict[str, Any] = {
     **AUTO,
     "link": {"up": "1gbit", "down": "1gbit", "latency": "1ms", "train_seconds": 2.0},
     "server": {"name": "momentum", "learning_rate": 0.7},
-    "task": {"features": 20_000, "rate": 0.00005},
+    "task": {"features": 9_000, "rate": 0.0001},
+    "rounds": 4,
 }
 
 
@@ -60,7 +61,7 @@ def test_a_run_is_the_same_in_every_repetition_and_with_workers(
     assert run.summary["state_digest"] == again.summary["state_digest"]
     assert decisions(run.path) == decisions(again.path)
     assert [line["round"] for line in decisions(run.path)] == list(range(len(run.records)))
-    assert sum(record.trained for record in run.records) == 10
+    assert sum(record.trained for record in run.records) == sections["rounds"]
     assert [line["trains"] for line in decisions(run.path)] == [record.trained for record in run.records]
 
 
@@ -68,7 +69,7 @@ def test_a_round_without_training_takes_an_exchange_and_is_not_one_of_the_rounds
     tmp_path: Path,
 ) -> None:
     run = phloem.build(table(**LONG), out=tmp_path / "run")
-    assert [record.trained for record in run.records] == [True, False, *[True] * 9]
+    assert [record.trained for record in run.records] == [True, False, True, True, True]
     assert run.records[1].seconds < 0.1 < 2.0 < run.records[2].seconds
     assert run.records[1].bytes_up > run.records[0].bytes_up
     assert run.records[1].accepted == run.records[0].accepted
@@ -116,7 +117,7 @@ def test_every_choice_follows_from_what_the_log_says_that_was_measured(
         )
 
 
-@pytest.mark.parametrize(("sections", "rounds"), [(HARD, 10), (LONG, 11)], ids=["hard", "long"])
+@pytest.mark.parametrize(("sections", "rounds"), [(HARD, 10), (LONG, 5)], ids=["hard", "long"])
 def test_the_ledger_of_such_a_run_is_valid_and_every_merge_is_replayed(
     sections: dict[str, Any], rounds: int, tmp_path: Path
 ) -> None:
@@ -125,7 +126,7 @@ def test_the_ledger_of_such_a_run_is_valid_and_every_merge_is_replayed(
     assert (str(found.verdict), names(found), found.replayed) == ("valid", set(), rounds)
 
 
-@pytest.mark.parametrize(("sections", "rounds"), [(HARD, 10), (LONG, 11)], ids=["hard", "long"])
+@pytest.mark.parametrize(("sections", "rounds"), [(HARD, 10), (LONG, 5)], ids=["hard", "long"])
 def test_such_rounds_on_a_branch_are_merged_again_from_the_repository(
     sections: dict[str, Any], rounds: int, tmp_path: Path
 ) -> None:
@@ -144,16 +145,25 @@ def test_a_slow_site_sends_less_than_the_others(tmp_path: Path) -> None:
     assert rows["site-0"].up < 0.8 * min(others)
 
 
+def test_importances_go_with_every_coded_level(tmp_path: Path) -> None:
+    adapt = {"importance": {"weight": 8.0}}
+    plain = phloem.build(table(**LONG), out=tmp_path / "plain")
+    weighed = phloem.build(table(**LONG, adapt=adapt), out=tmp_path / "weighed")
+    assert weighed.summary["state_digest"] != plain.summary["state_digest"]
+    again = phloem.build(table(**LONG, adapt=adapt, run={"workers": 2}), out=tmp_path / "again")
+    assert again.summary["state_digest"] == weighed.summary["state_digest"]
+
+
 def test_a_device_with_little_memory_is_sent_what_fits_there(tmp_path: Path) -> None:
-    run = phloem.build(table(**LONG, devices={"site-2": {"memory_mb": 1.945}}), out=tmp_path / "run")
+    run = phloem.build(table(**LONG, devices={"site-2": {"memory_mb": 0.88}}), out=tmp_path / "run")
     for line in decisions(run.path)[1:]:
-        assert line["told"]["seen"]["site-2"][-1] == 1.945e6
+        assert line["told"]["seen"]["site-2"][-1] == pytest.approx(0.88e6)
         (label_up,) = (name for name, sites in line["up"].items() if "site-2" in sites)
         for name in (label_up, line["down"]):
             options = [
                 o for level in LADDER for key, o in zip(level.keys, level.options, strict=True) if key == name
             ]
-            assert options[0].memory_bytes(run.summary["parameters"]) <= 1.945e6
+            assert options[0].memory_bytes(run.summary["parameters"]) <= 0.88e6
     assert {name for line in decisions(run.path)[1:] for name in line["up"]} > {label_up}
 
 
@@ -186,6 +196,7 @@ def test_a_recipe_without_codecs_is_adaptive_and_one_with_them_is_fixed() -> Non
         (["adapt.objective=budget"], "belong together"),
         (["adapt.budget_bytes=5"], "belong together"),
         (["adapt.finest='0.05'", "adapt.coarsest=bf16"], "coarser than"),
+        (["adapt.importance.head=-1"], "importance"),
         (["adapt.clock=sundial"], "'clock' is one of"),
         (["device.speed=-1"], "speed"),
         (["devices.nobody.speed=1"], "nobody"),

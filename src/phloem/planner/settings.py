@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+from phloem.codecs.registry import codec_from
 from phloem.errors import ConfigError
 from phloem.planner import levels
 
@@ -27,6 +30,7 @@ class Adapting:
         device: a profile that `phloem calibrate --out` wrote, for the coordinator, and for sites until they report; ""
             is one core of an ordinary server.
         finest, coarsest: names of levels that bound every choice.
+        importance: weights of the error by patterns of tensor names, as of `ecsq`: what counts more is sent finer.
     """
 
     objective: str = "time"
@@ -36,12 +40,14 @@ class Adapting:
     device: str = ""
     finest: str = levels.LADDER[0].name
     coarsest: str = levels.LADDER[-1].name
+    importance: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_one("objective", self.objective, OBJECTIVES)
         _check_one("clock", self.clock, CLOCKS)
         for key in ("finest", "coarsest"):
             _check_one(key, getattr(self, key), levels.names())
+        codec_from(self.weighed({"codec": "ecsq", "bits": 1.0}))  # refused before anything was begun
         if levels.index_of(self.finest) > levels.index_of(self.coarsest):
             raise ConfigError("[adapt]: 'finest' is coarser than 'coarsest'")
         for key, objective in (("budget_bytes", "budget"), ("deadline_seconds", "deadline")):
@@ -50,6 +56,11 @@ class Adapting:
                 raise ConfigError(f"[adapt]: '{key}' must be positive, found {value!r}")
             if (value > 0) != (self.objective == objective):
                 raise ConfigError(f"[adapt]: objective = '{objective}' and '{key}' belong together")
+
+    def weighed(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A level's codec with the importances, where it takes any."""
+        weighs = self.importance and config["codec"] == "ecsq"
+        return {**config, "importance": dict(self.importance)} if weighs else dict(config)
 
 
 def _check_one(key: str, value: str, known: tuple[str, ...]) -> None:

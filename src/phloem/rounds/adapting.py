@@ -36,9 +36,11 @@ class AdaptiveChoice:
     def __call__(self, site: str, round_number: int) -> Choice:
         """The choice of the round's decision; where nobody was asked to train, the trunk's step is as the last was."""
         if self.decision is not None and self.decision.round == round_number:
-            return Choice(self.decision.config(None if site == DOWN else site))
-        last = self.controller.previous_down
-        return Choice(last or dict(levels.LADDER[levels.index_of(levels.START)].options[0].down))
+            config = self.decision.config(None if site == DOWN else site)
+        else:
+            start = levels.LADDER[levels.index_of(levels.START)].options[0]
+            config = self.controller.previous_down or dict(start.down)
+        return Choice(self.controller.settings.weighed(config))
 
     def save(self) -> dict[str, Any]:
         """The controller's state."""

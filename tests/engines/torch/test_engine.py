@@ -48,7 +48,7 @@ LONG: dict[str, Any] = {  # so long that a round without training pays
     "compress": "auto",
     "count": 5,
     "rounds": 5,
-    "task": {"features": 20_000, "rate": 0.00005},
+    "task": {"features": 9_000, "rate": 0.0001},
     "link": {"up": "1gbit", "down": "1gbit", "latency": "1ms", "train_seconds": 2.0},
     "run": {"snapshot_every": 2},
 }
