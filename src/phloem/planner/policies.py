@@ -43,6 +43,11 @@ def all_at(level: int, sites: int) -> Proposal:
     return Proposal(np.full(sites, level, np.intp), level)
 
 
+def together(proposal: Proposal) -> Proposal:
+    """The same with everybody at the coarsest level that somebody has."""
+    return Proposal(np.full_like(proposal.up, proposal.up.max(initial=0)), proposal.down)
+
+
 def name_of(level: int) -> str:
     """The policy that always takes this level."""
     return f"all {LADDER[level].name}"
