@@ -47,18 +47,20 @@ class Controller:
         device: Device | None = None,
         rounds: int = 1_000_000,
         owes: bool = True,
+        peers: int = 0,
     ) -> None:
         """What a run is chosen for.
 
         `device` is the coordinator's, and the sites' until they report; `rounds` are those that a budget is for;
         `owes` says whether a round without training does no harm: a server's step that is the same however small the
-        update was (Adam's) would.
+        update was (Adam's) would. With `peers` there is no coordinator: a site sends so many others its update, nothing
+        comes down, and all send at one level, since what one sends is on everybody's line. That is for "time" only.
         """
         self.settings = settings or Adapting()
         self.device = device or reference()
-        self.rounds, self.owes = rounds, owes
+        self.rounds, self.owes, self.peers = rounds, owes, peers
         self.sites = {name: SiteCosts() for name in sites}
-        self.sizes = Sizes.of(parameters)
+        self.sizes = Sizes.of(parameters, peers or 1)
         self.worth = Worth.of(task)
         self.guard = Guard()
         self.scores = Scores()
@@ -91,11 +93,12 @@ class Controller:
         allowed = self._allowed(number)
         proposals = self._proposals(known, allowed, len(asked))
         policy, why = self._policy(proposals, allowed)
-        chosen = proposals[policy] if policy != "start" else policies.all_at(self._start(allowed), len(asked))
+        chosen = proposals[policy] if policy != "start" else self._all_at(self._start(allowed), len(asked))
         wanted = chosen
         if self.settings.objective == "time":
             stepped = self._by_steps(number, chosen, asked, allowed, known)
             chosen = stepped if found.fits(stepped.up, stepped.down) else chosen
+        chosen = policies.together(chosen) if self.peers else chosen
         held = wanted.down != chosen.down or not np.array_equal(wanted.up, chosen.up)
         why += "; on the way there by steps" * held + self.guard.words(number)
         trains = not self._owed(asked, chosen, known)
@@ -128,7 +131,7 @@ class Controller:
         start = self._start(allowed)
         up = np.array([self._levels.get(name, start) for name in asked], np.intp)
         if self.down is None or not asked:
-            return Proposal(np.maximum(chosen.up, up), max(chosen.down, start))
+            return Proposal(np.maximum(chosen.up, up), chosen.down if self.peers else max(chosen.down, start))
         before, held = Proposal(up, self.down[0]), number - self.changed < _FAMILY_ROUNDS
         return by_steps(chosen, before, known.at(), known.at(EIGHTY), most=max(allowed), held=held)
 
@@ -139,16 +142,16 @@ class Controller:
         assert self.down is not None
         before = Proposal(np.array([self._levels[name] for name in asked], np.intp), self.down[0])
         whole, exchange = (
-            known.at(trains=trains).round_seconds(chosen.up, chosen.down) for trains in (True, False)
+            known.at(trains=one).round_seconds(chosen.up, chosen.down) for one in (True, False)
         )
         return pays(before, chosen, self.worth.lost, exchange, whole)
 
     def _start(self, allowed: Sequence[int]) -> int:
-        usual = index_of(START)
+        usual, ways = index_of(START), (UP,) if self.peers else (UP, DOWN)
         short = [
             level
             for level in range(usual)
-            if max(self.sizes.least(way, level) for way in (UP, DOWN)) <= START_BYTES
+            if max(self.sizes.least(way, level) for way in ways) <= START_BYTES
         ]
         first = min(short, default=usual)
         return min(allowed, key=lambda level: abs(level - first))
@@ -161,30 +164,31 @@ class Controller:
     def _tables(self, views: Sequence[SiteCosts]) -> Tables:
         if self._costs is None or self._costs[0] is not self.sizes:
             self._costs = self.sizes, Costs.of(self.device, self.sizes)
-        return Tables(views, self._costs[1], thrifty=self.settings.objective in ("bytes", "budget"))
+        thrifty = self.settings.objective in ("bytes", "budget")
+        return Tables(views, self._costs[1], thrifty=thrifty, together=self.peers > 0)
+
+    def _all_at(self, level: int, sites: int) -> Proposal:
+        whole = policies.all_at(level, sites)
+        return replace(whole, down=index_of("none")) if self.peers else whole
 
     def _proposals(self, known: Tables, allowed: Sequence[int], sites: int) -> dict[str, Proposal]:
         progress = np.array(self.worth.progress())
-        found = known.at()
-        fitting = [
-            level for level in allowed if np.isfinite([*found.up[:, level], *found.down[:, level]]).all()
-        ]
-        every = {policies.name_of(level): policies.all_at(level, sites) for level in fitting}
+        found, everywhere = known.at(), {level: self._all_at(level, sites) for level in allowed}
+        fitting = [level for level, one in everywhere.items() if found.fits(one.up, one.down)]
+        every = {policies.name_of(level): everywhere[level] for level in fitting}
         objective = self.settings.objective
         if objective == "deadline":
-            seconds = self.settings.deadline_seconds
-            return {**every, objective: policies.within(found, progress, seconds, allowed)}
+            within = policies.within(found, progress, self.settings.deadline_seconds, allowed)
+            return {**every, objective: within}
         if objective in ("bytes", "budget"):
             budget = self._allowance() if objective == "budget" else None
             least = [[self.sizes.least(way, level) for level in range(len(LADDER))] for way in (UP, DOWN)]
-            chosen = policies.by_bytes(
-                np.array(least[0]), np.array(least[1]), progress, fitting or allowed, sites, budget
-            )
+            chosen = policies.by_bytes(np.array(least), progress, fitting or allowed, sites, budget)
             return {**every, objective: chosen}
         median = known.at(hoped=True)
         rate = self._rate(median, progress, allowed)
         every[COMMON] = policies.common(median, progress, rate, allowed)
-        if sites > 1:
+        if sites > 1 and not self.peers:
             every[DEADLINE] = policies.by_deadline(median, progress, rate, allowed)
             cautious = known.at(CAUTIOUS_SIGMAS, hoped=True)
             every[CAUTIOUS] = policies.by_deadline(cautious, progress, rate, allowed)
@@ -195,7 +199,7 @@ class Controller:
         rates = self.scores.rates()
         if rates:
             return 1.0 / max(min(rates.values()), 1e-12)
-        whole = [policies.all_at(level, len(median.up)) for level in allowed]
+        whole = [self._all_at(level, len(median.up)) for level in allowed]
         return max(
             policies.worth(one, progress) / max(median.round_seconds(one.up, one.down), 1e-12)
             for one in whole
@@ -256,13 +260,15 @@ class Controller:
         forgets = _REMEMBERS if swerved else min(_FORGETS, self.rounds_scored / (self.rounds_scored + 2))
         if took:
             self.scores = self.scores.after(took, forgets)
-        family = LADDER[decision.down[0]].family
-        if self.down is not None and family != LADDER[self.down[0]].family:
+        now = {name: up[0] for name, up in decision.up.items()} if self.peers else {"": decision.down[0]}
+        was = self._levels if self.peers else {} if self.down is None else {"": self.down[0]}
+        if any(LADDER[was.get(name, level)].family != LADDER[level].family for name, level in now.items()):
             self.changed = number
         self.policy = decision.policy
         self.down = decision.down
-        self._levels |= {name: decision.up[name][0] for name, one in seen.items() if one.up_bytes}
-        self._trained = sorted(name for name, one in seen.items() if one.up_bytes and decision.trains)
+        sent = sorted(name for name, one in seen.items() if one.up_bytes)
+        self._levels |= {name: decision.up[name][0] for name in (seen if self.peers else sent)}
+        self._trained = sent if decision.trains else []
         coarsest = max((level for level, _ in decision.up.values()), default=index_of(START))
         if decision.trains:  # else the step is smaller than any that it watches
             self.guard = self.guard.after(number, loss, norm, coarsest)
@@ -290,7 +296,7 @@ class Controller:
             self.sites[name] = site.after(one, expected, trained=decision.trains)
             if up is not None and one.frame_bytes:
                 frames.append((*up, one.frame_bytes))
-                around.append(one.up_bytes - one.frame_bytes)
+                around.append(one.up_bytes / self.sizes.copies - one.frame_bytes)
             if 0 <= one.lost <= 1 and name in self._trained:  # of the update before
                 lost.setdefault(self._levels[name], []).append(one.lost)
         if frames:
@@ -318,15 +324,8 @@ class Controller:
         views = []
         for row in present:
             name, one = asked[row], seen[asked[row]]
-            site, old = self.sites[name], before.get(name, SiteCosts())
-            up = site.up.as_it_was(old.up, one.up_bytes, one.up_seconds)
-            down = (
-                site.down.as_it_was(old.down, one.down_bytes, one.down_seconds)
-                if one.down_bytes
-                else site.down
-            )
-            train = max(one.train_seconds, 0.0) if trains else site.train
-            views.append(replace(site, up=up, down=down, train=train))
+            old = before.get(name, SiteCosts())
+            views.append(self.sites[name].as_it_was(old, one, trained=trains))
         found = self._tables(views).at(hoped=True)
         progress = np.array(self.worth.progress())
         took = {}
@@ -344,7 +343,7 @@ class Controller:
             (one.train_seconds + one.encode_seconds + one.up_seconds for one in seen.values()), default=0.0
         )
         coded = [(DECODE, decision.up[name]) for name, one in seen.items() if one.up_bytes]
-        if self.down is not None:
+        if self.down is not None and not self.peers:
             coded.append((ENCODE, self.down))
         merging = sum(self.device.seconds(way, label(choice), self.sizes.parameters) for way, choice in coded)
         return came + went + merging

@@ -115,6 +115,14 @@ class SiteCosts:
         up = self.up.failed() if asked and missed <= _STRIKES else self.up.rested()
         return replace(self, up=up, down=self.down.rested(), missed=missed)
 
+    def as_it_was(self, before: SiteCosts, seen: Seen, *, trained: bool) -> SiteCosts:
+        """The site at the moment of a round, for the question what another level would have taken in its place."""
+        up = self.up.as_it_was(before.up, seen.up_bytes, seen.up_seconds)
+        down = self.down
+        if seen.down_bytes:
+            down = down.as_it_was(before.down, seen.down_bytes, seen.down_seconds)
+        return replace(self, up=up, down=down, train=max(seen.train_seconds, 0.0) if trained else self.train)
+
     def to_json(self) -> dict[str, Any]:
         """The same as plain values."""
         return {
@@ -142,21 +150,24 @@ class Sizes:
     Attributes:
         factors: frames found over frames expected, by direction and level.
         around: bytes of a message besides its frame, by direction.
+        copies: how often an update crosses its sender's line.
     """
 
     parameters: int
     factors: Mapping[str, Mapping[int, float]]
     around: Mapping[str, float]
+    copies: int = 1
 
     @classmethod
-    def of(cls, parameters: int) -> Sizes:
+    def of(cls, parameters: int, copies: int = 1) -> Sizes:
         """Before any frame was sent."""
-        return cls(parameters, {UP: {}, DOWN: {}}, {UP: ENVELOPE_BYTES, DOWN: ENVELOPE_BYTES})
+        return cls(parameters, {UP: {}, DOWN: {}}, {UP: ENVELOPE_BYTES, DOWN: ENVELOPE_BYTES}, copies)
 
     def bytes(self, direction: str, level: int, option: int) -> float:
-        """How long a message is expected to be."""
+        """How many bytes a message is expected to be, all its copies together."""
         expected = LADDER[level].options[option].bytes(direction, self.parameters)
-        return expected * self.factors[direction].get(level, 1.0) + self.around[direction]
+        message = expected * self.factors[direction].get(level, 1.0) + self.around[direction]
+        return message * self.copies if direction == UP else message
 
     def least(self, direction: str, level: int) -> float:
         """The same with whichever effort takes the fewest bytes."""

@@ -43,6 +43,11 @@ def all_at(level: int, sites: int) -> Proposal:
     return Proposal(np.full(sites, level, np.intp), level)
 
 
+def together(proposal: Proposal) -> Proposal:
+    """The same with everybody at the coarsest level that somebody has."""
+    return Proposal(np.full_like(proposal.up, proposal.up.max(initial=0)), proposal.down)
+
+
 def name_of(level: int) -> str:
     """The policy that always takes this level."""
     return f"all {LADDER[level].name}"
@@ -109,16 +114,18 @@ def within(table: Table, progress: Seconds, seconds: float, allowed: Sequence[in
 
 
 def by_bytes(
-    bytes_up: npt.NDArray[np.float64],
-    bytes_down: npt.NDArray[np.float64],
+    sizes: npt.NDArray[np.float64],
     progress: Seconds,
     allowed: Sequence[int],
     sites: int,
     budget: float | None = None,
 ) -> Proposal:
-    """The levels that are worth most per byte; or that are worth most of those whose round fits in `budget`."""
+    """The levels that are worth most per byte; or that are worth most of those whose round fits in `budget`.
+
+    `sizes` are a message's bytes up, and down, by level.
+    """
     pairs = [(u, d) for u in allowed for d in allowed]
-    spent = {pair: sites * float(bytes_up[pair[0]] + bytes_down[pair[1]]) for pair in pairs}
+    spent = {(up, down): sites * float(sizes[0, up] + sizes[1, down]) for up, down in pairs}
     gained = {pair: float(np.sqrt(progress[pair[0]] * progress[pair[1]])) for pair in pairs}
     if budget is None:
         best = max(pairs, key=lambda pair: gained[pair] / spent[pair])

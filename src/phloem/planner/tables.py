@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from phloem.planner.costs import SiteCosts, Sizes
 from phloem.planner.device import DECODE, ENCODE, Device
-from phloem.planner.levels import DOWN, LADDER, UP
+from phloem.planner.levels import DOWN, LADDER, UP, index_of
 from phloem.planner.link import HOPE, Line
 
 Seconds = npt.NDArray[np.float64]
@@ -95,13 +95,20 @@ class Tables:
     """The tables of the same sites: expected, hoped for, or later than expected.
 
     `merges` is the share of these sites whose updates the coordinator merges. With `thrifty` efforts are those that
-    take the fewest bytes, else those that are done soonest.
+    take the fewest bytes, else those that are done soonest. With `together` there is no coordinator: every site decodes
+    all updates, and nothing comes down, which is level "none" for no time; no other level is to be had.
     """
 
     def __init__(
-        self, sites: Sequence[SiteCosts], costs: Costs, *, merges: float = 1.0, thrifty: bool = False
+        self,
+        sites: Sequence[SiteCosts],
+        costs: Costs,
+        *,
+        merges: float = 1.0,
+        thrifty: bool = False,
+        together: bool = False,
     ) -> None:
-        self.costs, self.merges, self.thrifty = costs, merges, thrifty
+        self.costs, self.merges, self.thrifty, self.together = costs, merges, thrifty, together
         facts = np.array([(site.slower, site.train, site.memory) for site in sites]).reshape(-1, 3).T
         self._slower, self._train = facts[:2, :, None, None]
         self._fits = costs.fitting(facts[2])
@@ -124,7 +131,9 @@ class Tables:
         up = up + self._train if trains else up
         down = self._slower * costs.decode + self._down.seconds(costs.bytes_down, z, hoped=hoped)
         up, down = (np.where(self._fits, seconds, np.inf) for seconds in (up, down))
-        # the coordinator decodes them all, one after another
+        # the coordinator decodes them all, one after another; without one the slowest site's time counts
+        if self.together:
+            merges = merges * float(self._slower.max(initial=0.0))
         efforts = (up + len(up) * merges * np.where(costs.exists, costs.decode, 0.0)).argmin(axis=2)
         once = np.where(costs.exists, merges * costs.encode, np.inf)
         effort_down = (down.max(axis=0, initial=0.0) + once).argmin(axis=1)
@@ -133,13 +142,17 @@ class Tables:
             efforts = np.where(self._fits, costs.bytes_up, np.inf).argmin(axis=2)
             effort_down = np.where(fits_all, costs.bytes_down, np.inf).argmin(axis=1)
         places = np.arange(len(LADDER))
+        downwards, sending = down[:, places, effort_down], once[places, effort_down]
+        if self.together:
+            sending = np.where(places == index_of("none"), 0.0, np.inf)
+            downwards = np.broadcast_to(sending, downwards.shape)
         return Table(
             np.take_along_axis(up, efforts[:, :, None], axis=2)[:, :, 0],
-            down[:, places, effort_down],
+            downwards,
             efforts,
             effort_down,
             merges * costs.decode[places[None, :], efforts],
-            once[places, effort_down],
+            sending,
         )
 
 

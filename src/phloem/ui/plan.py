@@ -192,7 +192,7 @@ def _proposals(question: Question, costs: Table) -> dict[str, Proposal]:
         up, down = (np.array([sizes.bytes(w, n, 0) for n in range(len(LADDER))]) for w in (UP, DOWN))
         budget = settings.budget_bytes / question.rounds if settings.objective == "budget" else None
         asked = max(round(sites * question.share), 1)
-        found = policies.by_bytes(up, down, progress, allowed, asked, budget)
+        found = policies.by_bytes(np.array([up, down]), progress, allowed, asked, budget)
         return {settings.objective: Proposal(np.full(sites, found.up[0], np.intp), found.down)}
     whole = {policies.name_of(level): policies.all_at(level, sites) for level in allowed}
     rates = {

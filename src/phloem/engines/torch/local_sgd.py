@@ -21,7 +21,9 @@ from torch import nn
 
 from phloem import canonical
 from phloem.codecs.config import check_number
+from phloem.engines.torch import leveling
 from phloem.engines.torch.commits import Own, Trunk, Worker, meet, shared_start
+from phloem.engines.torch.leveling import Leveling
 from phloem.engines.torch.peers import TIMEOUT_SECONDS, Peers, Traffic
 from phloem.engines.torch.settings import codecs_of
 from phloem.errors import ConfigError, StateError
@@ -50,6 +52,8 @@ class Merged:
         sent, received: bytes over this rank's line.
         seconds: how long it took, waiting for slower ranks included.
         state: the digest of the model that all ranks hold now, in the rounds in which it is compared.
+        level: what this rank's update was sent at where `bits` is "auto": "0.05 fast" is bits per parameter and the
+            encoder's effort, "none" and "bf16" are whole values. Else "".
     """
 
     round: int
@@ -59,6 +63,7 @@ class Merged:
     received: int
     seconds: float
     state: str | None
+    level: str = ""
 
 
 class LocalSGD:
@@ -74,7 +79,7 @@ class LocalSGD:
         optimizer: torch.optim.Optimizer,
         *,
         every: int = 30,
-        bits: float | None = None,
+        bits: float | str | None = None,
         codec: str | Mapping[str, Any] | None = None,
         effort: str = "fast",
         outer: str | Mapping[str, Any] | ServerOptimizer = "sgd",
@@ -92,9 +97,11 @@ class LocalSGD:
             model: a plain module. Its floating-point parameters and buffers are merged, the others stay.
             optimizer: the inner one. Its moments stay at the rank; `folder` keeps them.
             every: steps between two merges (H in DiLoCo).
-            bits: wire bits per parameter of a rank's frame (`ecsq`).
+            bits: wire bits per parameter of a rank's frame (`ecsq`); or "auto", which chooses them for every merge,
+                from 0.02 to all 32, by what training and the merges before took, so that the run is done soonest. It
+                begins with a few kilobytes. The choice is the same at every rank.
             codec: in place of `bits`, any codec by its name or table.
-            effort: of `ecsq`.
+            effort: of `ecsq`; "auto" chooses it, too.
             outer: the step on the merged update: "sgd" (learning rate 1), "nesterov" (0.7, momentum 0.9: dense
                 DiLoCo's), or a table {"name": …, "learning_rate": …, "momentum": …}.
             division: p of `phloem.rounds.merge.MergeRule`; 1 is the mean over the ranks that sent a coordinate.
@@ -120,7 +127,10 @@ class LocalSGD:
             raise ConfigError(f"'every' must be a whole number of steps, 1 or more, found {every!r}")
         self.every, self.steps = every, 0
         self._model, self._optimizer = model, optimizer
-        self._up, _ = codecs_of(bits, None, codec, effort, DEFAULT_BITS)
+        if isinstance(bits, str):
+            self._up = leveling.first(bits, codec, effort)
+        else:
+            self._up, _ = codecs_of(bits, None, codec, effort, DEFAULT_BITS)
         self._rule = MergeRule(division, _outer(outer))
         if clip_norm is not None:
             check_number("LocalSGD", "clip_norm", clip_norm, 1e-12, 1e12)
@@ -129,6 +139,7 @@ class LocalSGD:
         self.peers = Peers(group, timeout_seconds)
         state = state_of(model)
         self._layout = Layout.of(state)
+        self._leveling = Leveling(self.peers, self._layout.size) if isinstance(bits, str) else None
         self._names = _names(model, optimizer)
         self._agree()
         place = Path(folder) if folder is not None else None
@@ -140,8 +151,12 @@ class LocalSGD:
         flying = not self._order()
         if self._disk is not None:
             self._keep_trunk(self._disk)
-        if any(self.peers.gather(bytes([flying]), 1)[rank] != b"\0" for rank in range(self.peers.world)):
+        told = self.peers.gather(bytes([flying]), 1)
+        if self._leveling is not None:
+            self._leveling.begin()
+        if any(one != b"\0" for one in told):
             self._finish()
+        self._since = time.perf_counter()  # it trains from here
 
     # -- the loop --------------------------------------------------------------------------------------------
 
@@ -169,19 +184,28 @@ class LocalSGD:
 
     def merge(self) -> Merged:
         """Merges now, whatever the count. Every rank must."""
-        return self._merged(self._site.reply(self._trained(), self.every))
+        train = time.perf_counter() - self._since
+        state, coding = self._trained(), time.perf_counter()
+        message = self._site.reply(
+            state, self.every, spent=lambda: (train, time.perf_counter() - coding, 0.0, 0.0)
+        )
+        merged = self._merged(message)
+        self._since = time.perf_counter()
+        return merged
 
     def _finish(self) -> None:
         """Merges the updates that a crash has left under way, without those that it has taken along."""
-        self._merged(self._site.reply(None))
+        self._merged(self._site.reply(None), again=True)
 
-    def _merged(self, message: bytes) -> Merged:
+    def _merged(self, message: bytes, *, again: bool = False) -> Merged:
         started, before = time.perf_counter(), replace(self.peers.traffic)
         number = self._coordinator.round
         if self._disk is not None:
             self._keep_own(self._disk)
         most = 2 * limits_for(self._layout)["max_frame_bytes"]
+        ready = time.perf_counter()
         replies = self.peers.gather(message, most)
+        exchanged = time.perf_counter() - ready
         for worker, reply in zip(self._numbers, replies, strict=True):
             reason = self._coordinator.receive(str(worker), reply)
             if reason is not None and (reason.startswith(DIVERGED) or "another trunk" in reason):
@@ -194,6 +218,11 @@ class LocalSGD:
             _log.warning("round %d goes without worker %d: %s", number, worker, reason)
         if self.worker in refused:  # whatever broke the weights is in the moments as well
             self._optimizer.state.clear()
+        level = ""
+        if self._leveling is not None:
+            level = self._leveling.words(self.worker)
+            sent = {str(worker): len(reply) for worker, reply in zip(self._numbers, replies, strict=True)}
+            self._leveling.meet(ready, exchanged, {} if again else sent, result)
         self._order()
         for owed in self._site.at.residual.owed or ():
             owed *= np.float32(self._decay)
@@ -208,6 +237,7 @@ class LocalSGD:
             now.received - before.received,
             time.perf_counter() - started,
             result.state,
+            level,
         )
 
     def _order(self) -> bool:
@@ -241,7 +271,7 @@ class LocalSGD:
             "the model": f"{self._layout.size} parameters in {len(self._layout.specs)} tensors, "
             f"{self._layout.digest:.16}",
             "every": self.every,
-            "the codec": self._up,
+            "the codec": self._up if self._leveling is None else leveling.AUTO,
             "the merge": canonical.plain(self._rule),
             "clip_norm": self._clip_norm,
             "decay": self._decay,
@@ -251,6 +281,7 @@ class LocalSGD:
 
     def _plan(self, initial_state: str) -> OpenPlan:
         limits = limits_for(self._layout)
+        mine = {str(self._up["codec"])} if self._leveling is None else leveling.codecs()
         return OpenPlan(
             run="local-sgd",
             seed=self._seed,
@@ -259,7 +290,7 @@ class LocalSGD:
             initial_state=initial_state,
             up=self._up,
             down={"codec": "none"},
-            codecs=tuple(sorted({str(self._up["codec"]), "none", "lossless"})),
+            codecs=tuple(sorted(mine | {"none", "lossless"})),
             merge=self._rule,
             clip_norm=self._clip_norm,
             max_frame_bytes=limits["max_frame_bytes"],
@@ -274,7 +305,7 @@ class LocalSGD:
             if broken is not None:
                 raise ConfigError(f"the model's '{broken}' holds NaN or infinity before the first step")
             plan = self._plan(state_digest(state))
-            coordinator = Coordinator(plan, state, choose=FixedChoice(plan), merge=merger)
+            coordinator = Coordinator(plan, state, choose=self._leveling or FixedChoice(plan), merge=merger)
         else:
             plan = self._plan(str(trunk.plan["initial_state"]))
             wanted, found = canonical.plain(plan), trunk.plan
@@ -285,7 +316,8 @@ class LocalSGD:
                         f"{wanted.get(key)!r:.200}",
                         hint="go on with its settings, or start in another folder",
                     )
-            coordinator = Coordinator(plan, trunk.state, choose=FixedChoice(plan), merge=merger, begins=False)
+            choose = self._leveling or FixedChoice(plan)
+            coordinator = Coordinator(plan, trunk.state, choose=choose, merge=merger, begins=False)
             coordinator.load(trunk.facts, trunk.arrays, trunk.state, list(trunk.recent))
         return coordinator
 

@@ -1,0 +1,120 @@
+"""`bits="auto"`: the planner's controller chooses every round's level, from what the rounds before took on the wire.
+
+There is no coordinator to ask: every rank has the same controller, and tells it the same. What an update took to make
+comes with the update; what the exchange of frames took, all ranks tell each other right after it. From that meeting
+every rank's clock runs anew, so that all know at the next one who was ready when: the time that a rank waits for slower
+ones is no time on the line.
+"""
+
+from __future__ import annotations
+
+import statistics
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from phloem.engines.torch.peers import Peers
+from phloem.errors import ConfigError
+from phloem.planner import levels
+from phloem.planner.control import Controller
+from phloem.planner.costs import Seen
+from phloem.planner.decision import label
+from phloem.planner.settings import Adapting
+from phloem.rounds.adapting import AdaptiveChoice
+from phloem.rounds.result import RoundResult
+from phloem.wire.messages import Report
+
+AUTO = "auto"
+_TIMES = struct.Struct("<2d")
+_SHORTEST = 1e-6  # seconds: what an exchange takes at least
+
+
+def first(bits: str, codec: str | Mapping[str, Any] | None, effort: str) -> dict[str, Any]:
+    """The codec that the plan of such a run names: that of a first round of which nothing is known.
+
+    Raises:
+        ConfigError: `bits` is another word, or the other options contradict it.
+    """
+    if bits != AUTO:
+        raise ConfigError(f"'bits' must be a number or '{AUTO}', found {bits!r:.60}")
+    if codec is not None:
+        raise ConfigError("'bits' and 'codec' say both what frames are like", hint="give one of the two")
+    if effort != "fast":
+        raise ConfigError(f"'effort' goes with a number of bits: bits='{AUTO}' chooses efforts, too")
+    return dict(levels.LADDER[levels.index_of(levels.START)].options[0].up)
+
+
+def exchange_seconds(times: Sequence[tuple[float, float]]) -> float:
+    """What an exchange took, from every rank's (seconds from the meeting to its start, seconds from then to its end).
+
+    Nothing is complete before the last rank has started, so it counts from there. Clocks began when the meeting's last
+    message came, which is up to a latency later at one rank than at another; the mean over the ranks has that cancel.
+
+    >>> exchange_seconds([(1.0, 5.0), (3.0, 3.0)])
+    3.0
+    """
+    last = max(ready for ready, _ in times)
+    return max(statistics.fmean(took - (last - ready) for ready, took in times), _SHORTEST)
+
+
+class Leveling(AdaptiveChoice):
+    """The choice of ranks that send their frames to each other; `meet` comes after every exchange."""
+
+    def __init__(self, peers: Peers, parameters: int) -> None:
+        others = peers.world - 1
+        # a rank alone has no line, and loses nothing by sending everything
+        settings = Adapting() if others else Adapting(coarsest=levels.LADDER[0].name)
+        super().__init__(Controller((), parameters, settings=settings, owes=False, peers=max(others, 1)))
+        self._peers = peers
+        self.begin()
+
+    def begin(self) -> None:
+        """Says that all ranks have met just now."""
+        self._met = time.perf_counter()
+
+    def meet(self, ready: float, seconds: float, sent: Mapping[str, int], result: RoundResult) -> None:
+        """Tells all ranks how long the exchange took here, and the controller what it took at all of them.
+
+        It began here at `ready`, on the clock of `time.perf_counter`, and every worker `sent` a message of so many
+        bytes to each of the others. Without any, the round's updates are of another time, and teach nothing.
+
+        Raises:
+            StateError: a rank did not come in time; it is named.
+        """
+        messages = self._peers.gather(_TIMES.pack(ready - self._met, seconds), _TIMES.size)
+        self.begin()
+        if sent:
+            took = exchange_seconds([_TIMES.unpack(message) for message in messages])
+            self.controller.observe(
+                result.round,
+                self._seen(took, sent, result),
+                frame_bytes=len(result.frame),
+                loss=0.0,  # nobody knows one
+                norm=result.norm,
+            )
+
+    def _seen(self, took: float, sent: Mapping[str, int], result: RoundResult) -> dict[str, Seen]:
+        frames = {update.site: len(update.frame) for update in result.accepted}
+        seen = dict.fromkeys(sent, Seen())
+        for name, frame in frames.items():
+            report = result.reports.get(name, Report())
+            seen[name] = Seen(
+                up_bytes=sent[name] * (self._peers.world - 1),
+                up_seconds=took,
+                encode_seconds=report.encode_seconds,
+                train_seconds=report.train_seconds,
+                lost=-1.0 if report.lost is None else report.lost,
+                frame_bytes=frame,
+            )
+        return seen
+
+    def words(self, worker: int) -> str:
+        """The level of a worker's update in this round: "0.05 fast"."""
+        assert self.decision is not None
+        return label(self.decision.up[str(worker)])
+
+
+def codecs() -> set[str]:
+    """The codecs of all levels, both ways."""
+    return {str(config["codec"]) for config in levels.configs()}
