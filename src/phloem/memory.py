@@ -10,8 +10,8 @@ _MEMINFO = Path("/proc/meminfo")
 _UNBOUNDED = 1 << 60
 #: Of cgroup 2 and 1: the limit, and what is used of it.
 _PLACES = (
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
 )
 
 
@@ -32,12 +32,15 @@ def spare_bytes(cgroup: Path = CGROUP, meminfo: Path = _MEMINFO) -> float:
 
 
 def _limits(cgroup: Path) -> list[tuple[float, float]]:
-    """What control groups allow, and what is used of it."""
+    """What control groups allow, and what is used of it, without files that are kept in memory while there is room."""
     found = []
-    for limit, used in _PLACES:
-        texts = [_text(cgroup / name).partition("\n")[0].strip() for name in (limit, used)]
-        if texts[0].isdigit() and 0 < int(texts[0]) < _UNBOUNDED:
-            found.append((float(texts[0]), float(texts[1]) if texts[1].isdigit() else 0.0))
+    for *names, stat in _PLACES:
+        limit, used = (_text(cgroup / name).partition("\n")[0].strip() for name in names)
+        if limit.isdigit() and 0 < int(limit) < _UNBOUNDED:
+            rows = dict(line.split(" ", 1) for line in _text(cgroup / stat).splitlines() if " " in line)
+            files = rows.get("inactive_file", "0")
+            taken = float(used) if used.isdigit() else 0.0
+            found.append((float(limit), max(taken - (float(files) if files.isdigit() else 0.0), 0.0)))
     return found
 
 

@@ -146,6 +146,27 @@ def test_control_groups_bound_what_a_device_is(tmp_path: Path) -> None:
 # -- plan ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["device.memory_mb=0.1", "adapt.coarsest=bf16"],
+        ["device.memory_mb=0.1", "adapt.objective=bytes"],
+        ["device.memory_mb=0.1", "adapt.objective=budget", "adapt.budget_bytes=1000000"],
+        ["device.memory_mb=0.5"],
+    ],
+)
+def test_a_plan_for_little_memory_offers_what_fits_and_its_json_is_json(
+    phloem: Call, recipe: Path, words: list[str]
+) -> None:
+    asked = [word for one in ("compress=auto", *words) for word in ("--set", one)]
+    said = phloem("plan", recipe, "--parameters", 100_000, "--json", *asked)
+    found = json.loads(said.out, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert said.code == 0
+    assert any(row["allowed"] for row in found["levels"])
+    assert not all(row["allowed"] for row in found["levels"])
+    assert "at the target" in phloem("plan", recipe, "--parameters", 100_000, *asked).out
+
+
 def test_a_plan_names_the_best_level_and_every_other(phloem: Call, recipe: Path) -> None:
     said = phloem("plan", recipe, "--link", "1mbit/40ms", "--parameters", 1_000_000)
     assert said.code == 0

@@ -17,6 +17,7 @@ from phloem.planner.control import Controller
 from phloem.planner.costs import Seen, SiteCosts, Sizes
 from phloem.planner.device import reference
 from phloem.planner.levels import DOWN, LADDER, UP, Option, index_of
+from phloem.planner.settings import Adapting
 from phloem.planner.tables import Costs, Tables
 
 OPTIONS = {key: option for level in LADDER for key, option in zip(level.keys, level.options, strict=True)}
@@ -74,6 +75,15 @@ def test_coding_takes_no_more_memory_than_is_planned_for(key: str, tensors: int)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not PEAK.exists(), reason="/proc/self/clear_refs, which resets the peak, is Linux's")
+@pytest.mark.parametrize("tensors", [1, 4, 16])
+@pytest.mark.parametrize("key", ["none", "bf16", "2 fast", "2 balanced"])
+def test_nor_is_much_more_planned_for_than_coding_takes(key: str, tensors: int) -> None:
+    *taken, parameters = measured(OPTIONS[key].up, tensors)
+    assert OPTIONS[key].memory_bytes(parameters) <= 4 * max(taken) + 4e6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PEAK.exists(), reason="/proc/self/clear_refs, which resets the peak, is Linux's")
 def test_a_large_update_is_coded_in_a_part_of_its_own_memory() -> None:
     *taken, parameters = measured(OPTIONS["0.05 fast"].up, 48)
     assert max(taken) < 0.2 * 4 * parameters
@@ -88,10 +98,12 @@ def needs(option: Option, parameters: int) -> float:
     return option.memory_bytes(parameters)
 
 
-def played(parameters: int, memory: dict[str, float], rounds: int = 12) -> list[Any]:
+def played(
+    parameters: int, memory: dict[str, float], rounds: int = 12, settings: Adapting | None = None
+) -> list[Any]:
     """Decisions on lines of 100 MB/s, where sites have so many bytes to spare."""
     sites = ["ant", "bee", "cat"]
-    controller, came, decisions = Controller(sites, parameters), 45, []
+    controller, came, decisions = Controller(sites, parameters, settings=settings), 45, []
     for number in range(rounds):
         decision = controller.decide(number, sites)
         seen = {}
@@ -126,6 +138,25 @@ def test_a_site_that_can_hold_nothing_is_sent_what_needs_the_least(parameters: i
     assert {needs(LADDER[level].options[option], parameters) for level, option in last.up.values()} == {least}
 
 
+@pytest.mark.parametrize("bounds", [{"finest": "0.5", "coarsest": "0.05"}, {"coarsest": "bf16"}, {}])
+@pytest.mark.parametrize("objective", ["time", "bytes"])
+def test_bounds_hold_where_a_site_can_hold_nothing_of_what_they_leave(
+    bounds: dict[str, str], objective: str
+) -> None:
+    settings = Adapting(objective=objective, **bounds)
+    inside = range(index_of(settings.finest), index_of(settings.coarsest) + 1)
+    for decision in played(300_000, {"ant": 1.0}, settings=settings):
+        assert all(level in inside for level, _ in (*decision.up.values(), decision.down))
+        assert np.isfinite(decision.predicted).all()
+
+
+def test_a_memory_that_is_known_before_the_first_round_bounds_it() -> None:
+    made = Controller(["ant", "bee"], 100_000)
+    made.sites["ant"] = SiteCosts(memory=1.0)
+    level, option = made.decide(0, ["ant", "bee"]).up["ant"]
+    assert needs(LADDER[level].options[option], 100_000) == min(needs(o, 100_000) for o in OPTIONS.values())
+
+
 def test_what_one_site_cannot_hold_nobody_is_sent_down() -> None:
     sizes = Sizes.of(25_000_000)
     sites = [SiteCosts(seen=1), SiteCosts(seen=1, memory=40e6)]
@@ -144,6 +175,8 @@ def test_spare_memory_is_what_the_narrowest_limit_leaves(tmp_path: Path) -> None
     (tmp_path / "memory.current").write_text("10000000\n")
     assert spare_bytes(tmp_path, meminfo) == 20_000_000
     assert total_bytes(tmp_path) == 30_000_000
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 6000000\nactive_file 1\n")
+    assert spare_bytes(tmp_path, meminfo) == 26_000_000, "files kept in memory make room"
     (tmp_path / "memory.max").write_text("max\n")
     assert spare_bytes(tmp_path, meminfo) == 51_200_000
     assert spare_bytes(tmp_path, tmp_path / "none") == 0.0

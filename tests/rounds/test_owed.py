@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tests.exchange import NONE, Exchange
 
+from phloem.errors import FormatError
 from phloem.rounds.choose import FixedChoice
 from phloem.rounds.plan import Choice
 from phloem.tensors import State, state_digest
@@ -24,10 +25,11 @@ class Owing(FixedChoice):
 
     codecs: tuple[Any, ...] = field(default=(COARSE, NONE))
     number: list[int] = field(default_factory=lambda: [0])
+    always: bool = False
 
     @property
     def owed(self) -> bool:  # type: ignore[override]
-        return self.number[0] == 1
+        return self.always or self.number[0] == 1
 
     def opened(self, round_number: int, asked: Any, parameters: int) -> None:
         self.number[0] = round_number
@@ -125,14 +127,24 @@ def test_sites_train_on_in_the_round_after() -> None:
     assert state_digest(before) != state_digest(exchange.coordinator.state)
 
 
-@pytest.mark.parametrize("train", [True, False])
-def test_only_an_order_that_asks_for_an_update_may_ask_for_what_is_owed(train: bool) -> None:
+def test_an_order_that_asks_for_no_update_cannot_ask_for_what_is_owed() -> None:
     exchange = owing()
     round_of(exchange)
     order = Order.unpack(exchange.orders()["ant"])
-    message = replace(order, train=train, owed=True).pack()
-    if train:
-        exchange.sites["ant"].receive(message)
-    else:
-        with pytest.raises(Exception, match="asks for what is owed, and for no update"):
-            exchange.sites["ant"].receive(message)
+    with pytest.raises(FormatError, match="asks for what is owed, and for no update"):
+        exchange.sites["ant"].receive(replace(order, train=False, owed=True).pack())
+
+
+def test_where_one_of_them_is_missing_nobody_pays_and_all_of_it_is_owed_on() -> None:
+    exchange = owing()
+    whole = mean_of_updates(exchange)
+    round_of(exchange)
+    replies = {site: exchange.reply(site, order) for site, order in exchange.orders().items()}
+    for site in ("ant", "cat"):
+        exchange.coordinator.receive(site, replies[site])
+    result = exchange.coordinator.close()
+    assert (result.accepted, set(result.refused)) == ((), {"ant", "cat"})
+    exchange.coordinator.chooser = Owing(exchange.plan, always=True)
+    round_of(exchange)
+    for name, array in exchange.coordinator.state.items():
+        np.testing.assert_allclose(array, whole[name], atol=1e-6)

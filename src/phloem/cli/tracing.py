@@ -138,15 +138,17 @@ def first_strange(recipe: Recipe, decided: Sequence[Decided], meter: Meter) -> t
 
 
 def _words(one: Decided) -> str:
-    return _sentence(one.policy, {name: len(sites) for name, sites in one.up.items()}, one.down)
+    up = {name: len(sites) for name, sites in one.up.items()}
+    return _sentence(one.policy, up, one.down, trains=one.trains)
 
 
 def _words_again(decision: Decision) -> str:
     counts: dict[str, int] = {}
     for chosen in decision.up.values():
         counts[label(chosen)] = counts.get(label(chosen), 0) + 1
-    return _sentence(decision.policy, counts, label(decision.down))
+    return _sentence(decision.policy, counts, label(decision.down), trains=decision.trains)
 
 
-def _sentence(policy: str, up: Mapping[str, int], down: str) -> str:
-    return f"taken '{policy}' with {mixture_text(dict(sorted(up.items())))} up, {down} down"
+def _sentence(policy: str, up: Mapping[str, int], down: str, *, trains: bool) -> str:
+    without = "" if trains else ", without training"
+    return f"taken '{policy}' with {mixture_text(dict(sorted(up.items())))} up, {down} down{without}"

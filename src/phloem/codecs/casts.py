@@ -51,7 +51,8 @@ class Cast(FromConfig):
 
     def runs(self, arrays: Sequence[Array]) -> Iterator[memoryview]:
         """The body, run by run."""
-        for values in _flat(arrays):
+        for array in arrays:
+            values = np.ascontiguousarray(array, np.float32).reshape(-1)
             for at in range(0, values.size, RUN):
                 narrow = self.narrowed(values[at : at + RUN]).astype(self.wire, copy=False)
                 yield narrow.view(np.uint8).data
@@ -59,6 +60,9 @@ class Cast(FromConfig):
     @classmethod
     def decode(cls, body: bytes | memoryview, layout: Layout, held: Held = None) -> list[Array]:
         """The values as float32: those of `none` bit for bit."""
+        exactly(
+            body, cls.wire.itemsize * layout.size, cls.name
+        )  # before there is memory for a layout that lies
         arrays = [np.empty(spec.shape, np.float32) for spec in layout.specs]
         for target, values in cls._opened(body, layout, arrays):
             target[:] = require_finite(values, cls.name)

@@ -133,20 +133,21 @@ class Host:
     def _deliver(self, name: str, site: Site, order: bytes) -> Answer:
         started = time.perf_counter()
         work = site.receive(order)
-        received = time.perf_counter()
-        if not work.train:
-            return Answer(site.reply(None), 0.0, received - started, {})
+        received = finished = time.perf_counter()
+
+        def spent() -> tuple[float, float, float, float]:
+            encoding = time.perf_counter() - finished
+            return finished - received, encoding, received - started, spare_bytes()
+
+        if not work.train:  # what is owed is encoded all the same
+            message = site.reply(None, spent=spent if self.measures else None)
+            return Answer(message, 0.0, time.perf_counter() - started, {})
         seed = seed_for(self.recipe.seed, "train", name, work.round)
         start = {tensor: array.copy() for tensor, array in site.at.state.items()}
         trained, memory, examples, metrics = self.task.train(
             start, self.shards[name], self.memory[name], seed, site=name, keep=site.kept.by_name()
         )
         finished = time.perf_counter()
-
-        def spent() -> tuple[float, float, float, float]:
-            encoding = time.perf_counter() - finished
-            return finished - received, encoding, received - started, spare_bytes()
-
         message = site.reply(trained, examples, spent=spent if self.measures else None)
         if Reply.unpack(message).status is Status.UPDATE:
             self.memory[name] = memory  # a broken update leaves the memory as it was, too

@@ -7,13 +7,14 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from phloem import canonical
 from phloem.engines.base import Answer
 from phloem.job.clock import Clock
 from phloem.job.record import RoundRecord
-from phloem.planner import rounds
+from phloem.planner import levels, rounds
 from phloem.planner.control import Controller
 from phloem.planner.costs import Seen
 from phloem.planner.decision import Decision, label
@@ -29,7 +30,7 @@ from phloem.rounds.result import RoundResult
 from phloem.tasks.base import Metric
 from phloem.wire.messages import Report
 
-VERSION = 1
+VERSION = 2
 """Of a line of `decisions.jsonl`."""
 
 _LATENCY_BYTES = 20_000  # what a line of 10 Mbit/s carries in 16 ms
@@ -41,16 +42,21 @@ def chooser_for(recipe: Recipe, plan: Plan, parameters: int) -> Choose | None:
 
 
 def controller_for(recipe: Recipe, parameters: int) -> Controller:
-    """The controller of a recipe's runs, which knows its task, and nothing of its lines and devices."""
-    return Controller(
+    """The controller of a recipe's runs, which knows its task, how much memory devices have, and nothing of lines."""
+    made = Controller(
         recipe.sites.all,
         parameters,
         settings=recipe.adapt,
         task=recipe.task_name,
         device=device_of(recipe.adapt.device),
         rounds=recipe.rounds.max,
-        owes=recipe.server.name != "adam",
+        owes=recipe.server.name != "adam"
+        and recipe.prune is None,  # a round without training would prune, too
     )
+    made.sites = {
+        name: replace(one, memory=recipe.device_of(name).memory_bytes) for name, one in made.sites.items()
+    }
+    return made
 
 
 class TimedChoice(AdaptiveChoice):
@@ -209,16 +215,18 @@ def told_in_short(lines: Sequence[Mapping[str, Any]], controller: Controller) ->
 
 def tables_digest(device: Device) -> str:
     """What stands for the tables that choices are made from: what rounds are worth, and the device's profile."""
-    return canonical.digest(canonical.dumps([rounds.tables(), device.to_json()]))[:16]
+    memory = [option.memory_bytes(1_000_000) for level in levels.LADDER for option in level.options]
+    known = [rounds.tables(), rounds.strangers(), memory, device.to_json()]
+    return canonical.digest(canonical.dumps(known))[:16]
 
 
 def line_of(
     decision: Decision, found: Mapping[str, Any], seen: Mapping[str, Seen], told: Mapping[str, Any]
 ) -> dict[str, Any]:
     """One line of `decisions.jsonl`: what was chosen and why, what was expected, what came, and all that was told."""
-    levels: dict[str, list[str]] = {}
+    up: dict[str, list[str]] = {}
     for site, choice in sorted(decision.up.items()):
-        levels.setdefault(label(choice), []).append(site)
+        up.setdefault(label(choice), []).append(site)
     median, low, high = decision.predicted
     loss = told["loss"]
     return {
@@ -226,7 +234,7 @@ def line_of(
         "policy": decision.policy,
         "why": decision.why,
         "trains": decision.trains,
-        "up": levels,
+        "up": up,
         "down": label(decision.down),
         "predicted": {"seconds": median, "low": low, "high": high},
         "actual": dict(found),

@@ -62,7 +62,8 @@ def _made(trace: str, seed: int, rate: float) -> Trace:
 
 
 def key_of(config: Mapping[str, Any]) -> str:
-    """The option whose costs stand for a codec's: itself, or the nearest by bits."""
+    """The option whose costs stand for a codec's: itself, whatever its importances, or the nearest by bits."""
+    config = {key: value for key, value in config.items() if key != "importance"}
     for level in LADDER:
         for key, option in zip(level.keys, level.options, strict=True):
             if config in (option.up, option.down):

@@ -128,14 +128,15 @@ def summarize(
     up_frames = sum(row.up > 0 for r in records for row in r.per_site.values())
     down_frames = sum(row.frames_down for r in records for row in r.per_site.values())
     bytes_up, bytes_down = sum(r.bytes_up for r in records), sum(r.bytes_down for r in records)
-    control = sum(r.control_bytes for r in records)
+    control, trained = sum(r.control_bytes for r in records), sum(r.trained for r in records)
     summary = {
         "name": recipe.name,
         "metric": {"name": metric.name, "value": records[-1].metric, "part": "stop"},
         "higher_is_better": metric.higher_is_better,
         "target": target,
-        "rounds": len(records),
-        "rounds_to_target": reached.round + 1 if reached else None,
+        "rounds": trained,
+        "rounds_without_training": len(records) - trained,
+        "rounds_to_target": sum(r.trained for r in records[: reached.round + 1]) if reached else None,
         "bytes_to_target": reached.total_bytes if reached else None,
         "seconds_to_target": reached.total_seconds if reached else None,
         "bytes_up": bytes_up,

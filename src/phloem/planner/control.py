@@ -88,16 +88,16 @@ class Controller:
         asked = tuple(sorted(asked))
         if self._decided is not None and self._decided[0].round == number and self._decided[2] == asked:
             return self._decided[0]
-        known = self._tables([self.sites.get(name, SiteCosts()) for name in asked])
-        found = known.at()
         allowed = self._allowed(number)
+        known = self._tables([self.sites.get(name, SiteCosts()) for name in asked], allowed)
+        found = known.at()
         proposals = self._proposals(known, allowed, len(asked))
         policy, why = self._policy(proposals, allowed)
         chosen = proposals[policy] if policy != "start" else self._all_at(self._start(allowed), len(asked))
         wanted = chosen
         if self.settings.objective == "time":
-            stepped = self._by_steps(number, chosen, asked, allowed, known)
-            chosen = stepped if found.fits(stepped.up, stepped.down) else chosen
+            chosen = self._by_steps(number, chosen, asked, allowed, known)
+        chosen = chosen if self.peers else policies.fitted(chosen, found, allowed)
         chosen = policies.together(chosen) if self.peers else chosen
         held = wanted.down != chosen.down or not np.array_equal(wanted.up, chosen.up)
         why += "; on the way there by steps" * held + self.guard.words(number)
@@ -161,11 +161,11 @@ class Controller:
         coarsest = max(self.guard.coarsest(number, usual, _BF16), finest)
         return list(range(finest, coarsest + 1))
 
-    def _tables(self, views: Sequence[SiteCosts]) -> Tables:
+    def _tables(self, views: Sequence[SiteCosts], allowed: Sequence[int]) -> Tables:
         if self._costs is None or self._costs[0] is not self.sizes:
             self._costs = self.sizes, Costs.of(self.device, self.sizes)
         thrifty = self.settings.objective in ("bytes", "budget")
-        return Tables(views, self._costs[1], thrifty=thrifty, together=self.peers > 0)
+        return Tables(views, self._costs[1], thrifty=thrifty, together=self.peers > 0, allowed=allowed)
 
     def _all_at(self, level: int, sites: int) -> Proposal:
         whole = policies.all_at(level, sites)
@@ -326,7 +326,7 @@ class Controller:
             name, one = asked[row], seen[asked[row]]
             old = before.get(name, SiteCosts())
             views.append(self.sites[name].as_it_was(old, one, trained=trains))
-        found = self._tables(views).at(hoped=True)
+        found = self._tables(views, range(len(LADDER))).at(hoped=True)
         progress = np.array(self.worth.progress())
         took = {}
         for name, proposal in proposals.items():
@@ -392,4 +392,4 @@ class Controller:
         self.rounds_scored = saved["rounds_scored"]
         self.down = None if saved["down"] is None else (saved["down"][0], saved["down"][1])
         self._levels, self.brought = dict(saved["levels"]), saved["brought"]
-        self._trained = list(saved["trained"])
+        self._trained = list(saved.get("trained", []))

@@ -44,9 +44,9 @@ class Option:
 
         Every codec goes through a large update in parts, so that this grows with the frame and not with the update.
         """
-        most, each = _MEMORY[self.effort]
-        parts = min(most, _PART_BYTES * parameters)
-        return parts + each * max(self.bytes(UP, parameters), self.bytes(DOWN, parameters))
+        most, growing, each = _MEMORY[self.effort]
+        frame = max(self.bytes(UP, parameters), self.bytes(DOWN, parameters))
+        return min(most, growing * parameters) + each * frame
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,11 @@ LADDER: tuple[Level, ...] = (
 )
 """Finest first. Steps of about two, because between them rounds and bytes change by less than links do."""
 
-_MEMORY = {"": (8e6, 1.1), "fast": (24e6, 8.0), "balanced": (30e6, 2.0)}
-"""Bytes for parts at most, and bytes per byte of a frame, by effort; `tests/planner/test_memory.py` measures them."""
+_MEMORY = {"": (2e6, 8.0, 1.1), "fast": (24e6, 4.0, 8.0), "balanced": (30e6, 7.0, 2.0)}
+"""By effort: bytes for parts at most, bytes per parameter until then, and bytes per byte of a frame.
 
-_PART_BYTES = 32  # per parameter, in models smaller than a part
+Not less than is needed, nor several times as much: `tests/planner/test_memory.py` measures both.
+"""
 
 START, START_BYTES = "0.05", 6_000
 """The first round, when nothing is known of any line: the finest level whose frames are no longer than that, which

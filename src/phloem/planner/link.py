@@ -33,7 +33,7 @@ _STEPS, _STRIDE, _SETTLED = 6, 2.0, 1e-4
 EIGHTY = 1.2816
 """Standard deviations on either side that hold four fifths of a normal distribution."""
 
-_WIDENS = 0.15  # by how much a miss widens the next interval, in logarithms; four times what a hit narrows it
+_WIDENS = 0.15  # logarithm: a miss widens the next interval by four fifths of it, a hit narrows it by a fifth
 _NARROWEST, _WIDEST = 0.25, 4.0
 _SWERVE = 0.7  # log-seconds: a surprise past that is a new regime, not noise
 
@@ -46,7 +46,7 @@ class Line:
         goodput, fixed: logarithms of bytes per second, and of seconds.
         variances: of both, and their covariance.
         noise: mean square of past surprises, in squared log-seconds.
-        width: what a standard deviation is multiplied by, so that intervals hold what they should.
+        width: what the noise's standard deviation is multiplied by, so that intervals hold what they should.
         seen: how many transfers it is made from.
         ignored: transfers whose size or duration made no sense.
         moving: the part of the last transfer's time that its size made up.
@@ -85,7 +85,7 @@ class Line:
         share, rest = self._shares(size)
         var_goodput, var_fixed, covariance = self.variances
         known = share**2 * var_goodput + rest**2 * var_fixed - 2 * share * rest * covariance
-        return self.width * math.sqrt(max(known, 0.0) + self.noise)
+        return math.sqrt(max(known, 0.0) + self.width**2 * self.noise)
 
     def _shares(self, size: float) -> tuple[float, float]:
         """The parts of a transfer's time that its size, and that the fixed cost makes up."""

@@ -24,7 +24,7 @@ def pays(before: Proposal, chosen: Proposal, lost: Sequence[float], exchange: fl
     takes, and `whole` those of a round with training.
     """
     more = kept(chosen, lost) - kept(before, lost)
-    return more >= _LEAST and exchange <= _CAUTION * more * whole
+    return more >= _LEAST and exchange <= _CAUTION * more * whole < np.inf
 
 
 def kept(proposal: Proposal, lost: Sequence[float]) -> float:

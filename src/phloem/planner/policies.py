@@ -43,6 +43,17 @@ def all_at(level: int, sites: int) -> Proposal:
     return Proposal(np.full(sites, level, np.intp), level)
 
 
+def fitted(proposal: Proposal, table: Table, allowed: Sequence[int]) -> Proposal:
+    """The same with other levels where a site has no memory for its own: the next coarser that fits, or finer."""
+
+    def nearest(level: int, seconds: Seconds) -> int:
+        fits = [one for one in allowed if np.isfinite(seconds[one])]
+        return min(fits, key=lambda one: (one < level, abs(one - level)), default=level)
+
+    up = np.array([nearest(int(level), table.up[row]) for row, level in enumerate(proposal.up)], np.intp)
+    return Proposal(up, nearest(proposal.down, table.down.max(axis=0, initial=0.0)))
+
+
 def together(proposal: Proposal) -> Proposal:
     """The same with everybody at the coarsest level that somebody has."""
     return Proposal(np.full_like(proposal.up, proposal.up.max(initial=0)), proposal.down)

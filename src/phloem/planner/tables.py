@@ -81,12 +81,12 @@ class Costs:
                 size_down[place, option] = sizes.bytes(DOWN, place, option)
         return cls(exists, encode, decode, size_up, size_down, memory)
 
-    def fitting(self, memory: Seconds) -> npt.NDArray[np.bool_]:
+    def fitting(self, memory: Seconds, allowed: Sequence[int]) -> npt.NDArray[np.bool_]:
         """What sites with so many bytes to spare can code, (sites, levels, options); 0 bytes are not known.
 
-        Where nothing fits, it is the option that needs the least.
+        Where nothing fits, it is what needs the least of the levels that are allowed.
         """
-        least = np.where(self.exists, self.memory, np.inf).min()
+        least = np.where(self.exists, self.memory, np.inf)[list(allowed)].min()
         room = np.where(memory > 0, np.maximum(memory, least), np.inf)
         return np.asarray(self.exists & (self.memory[None] <= room[:, None, None]))
 
@@ -94,6 +94,7 @@ class Costs:
 class Tables:
     """The tables of the same sites: expected, hoped for, or later than expected.
 
+    `allowed` are the levels of which every site can code one at least, whatever its memory: all if not given.
     `merges` is the share of these sites whose updates the coordinator merges. With `thrifty` efforts are those that
     take the fewest bytes, else those that are done soonest. With `together` there is no coordinator: every site decodes
     all updates, and nothing comes down, which is level "none" for no time; no other level is to be had.
@@ -107,11 +108,12 @@ class Tables:
         merges: float = 1.0,
         thrifty: bool = False,
         together: bool = False,
+        allowed: Sequence[int] | None = None,
     ) -> None:
         self.costs, self.merges, self.thrifty, self.together = costs, merges, thrifty, together
         facts = np.array([(site.slower, site.train, site.memory) for site in sites]).reshape(-1, 3).T
         self._slower, self._train = facts[:2, :, None, None]
-        self._fits = costs.fitting(facts[2])
+        self._fits = costs.fitting(facts[2], range(len(LADDER)) if allowed is None else allowed)
         self._up, self._down = _Lines([site.up for site in sites]), _Lines([site.down for site in sites])
         self._made: dict[tuple[float, bool, bool], Table] = {}
 
@@ -157,7 +159,7 @@ class Tables:
 
 
 class _Lines:
-    """`Line.seconds` of many lines at once."""
+    """`Line.seconds` of many lines at once, at the moment of a transfer (`Line.as_it_was`), or as hoped for."""
 
     def __init__(self, lines: Sequence[Line]) -> None:
         rows = [
@@ -190,4 +192,4 @@ class _Lines:
             return np.asarray(median)
         share, rest = moving / median, fixed / median
         known = share**2 * var_goodput + rest**2 * var_fixed - 2 * share * rest * covariance
-        return np.asarray(median * np.exp(z * width * np.sqrt(np.maximum(known, 0.0) + noise)))
+        return np.asarray(median * np.exp(z * np.sqrt(np.maximum(known, 0.0) + width**2 * noise)))

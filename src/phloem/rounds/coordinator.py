@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # a run without a ledger needs no library for signatures
     from phloem.ledger.book import Book
 
 DIVERGED = "holds another state than the trunk"
+ALONE = "what is owed is merged from all sites that owe, or not yet: a share of it has another mean"
 
 
 @dataclass
@@ -148,11 +149,8 @@ class Coordinator:
             items = tuple(Item(self.bitmaps[start + n], frame) for n, frame in enumerate(deltas))
         else:
             items, key_chain = (Item(self.bitmaps[start], self.key_frame()),), self.chain
-        report, owed = train and self.chooser.reports, train and self.chooser.owed
-        chain = self.prefixes[-1]
-        return Order(
-            self.round, train, chain, state, start, items, key_chain, choice, report=report, owed=owed
-        )
+        asks = train and self.chooser.reports, train and self.chooser.owed
+        return Order(self.round, train, self.prefixes[-1], state, start, items, key_chain, choice, b"", *asks)
 
     def _are_fewer_bytes(self, deltas: list[bytes]) -> bool:
         """Whether a site catches up by these deltas; a site that lacks one round always does.
@@ -255,6 +253,9 @@ class Coordinator:
         """
         folded: list[Received] = []
         refused = dict(self._refused)
+        if self.chooser.owed and not self._asked <= self._updates.keys():
+            updates, self._updates = self._updates, {}
+            refused |= {site: self._refuse(site, ALONE) for site in sorted(updates)}
         before = self.merger.save()
         try:
             return self._close(folded, refused, choice or self.chooser(DOWN, self.round))

@@ -90,11 +90,8 @@ class Decided:
 
     def differs(self, before: Decided) -> bool:
         """Whether something else was chosen than in the round before."""
-        return (self.policy, self.down, set(self.levels_up)) != (
-            before.policy,
-            before.down,
-            set(before.levels_up),
-        )
+        ours, others = ((one.policy, one.down, one.trains, set(one.levels_up)) for one in (self, before))
+        return ours != others
 
 
 def read_decisions(lines: Sequence[Any], where: str) -> list[Decided]:
@@ -208,6 +205,7 @@ def row_of(one: Decided) -> dict[str, Any]:
         "round": one.round,
         "policy": one.policy,
         "why": one.why,
+        "trains": one.trains,
         "up": {name: list(sites) for name, sites in one.up.items()},
         "down": one.down,
         "predicted": {"seconds": one.seconds, "low": one.low, "high": one.high},

@@ -54,14 +54,14 @@ class Question:
         first, last = (levels.index_of(name) for name in (self.settings.finest, self.settings.coarsest))
         return list(range(first, last + 1))
 
-    def costs(self) -> Table:
-        """The seconds of every level at every site."""
+    def costs(self, *, held: bool = True) -> Table:
+        """The seconds of every level at every site: infinite where its memory does not hold it, unless not `held`."""
         sites = [
-            replace(costs_of(link, self.slower[site]), memory=self.memory.get(site, 0.0))
+            replace(costs_of(link, self.slower[site]), memory=self.memory.get(site, 0.0) if held else 0.0)
             for site, link in self.links.items()
         ]
         costs = Costs.of(self.device, Sizes.of(self.parameters))
-        found = Tables(sites, costs, merges=self.merges).at()
+        found = Tables(sites, costs, merges=self.merges, allowed=self.allowed).at()
         return replace(found, merging=found.merging * self.share)
 
 
@@ -141,9 +141,11 @@ def costs_of(link: Link, slower: float) -> SiteCosts:
 
 def planned(question: Question) -> Planned:
     """The answer: every level's costs, then what the objective's policies would do with them."""
-    costs = question.costs()
-    rows = [_row(question, costs, level) for level in range(len(LADDER))]
-    every = _proposals(question, costs).items()
+    costs, free = question.costs(), question.costs(held=False)
+    everywhere = {level: policies.all_at(level, len(question.links)) for level in question.allowed}
+    fitting = [level for level, one in everywhere.items() if costs.fits(one.up, one.down)]
+    rows = [replace(_row(question, free, n), allowed=n in fitting) for n in range(len(LADDER))]
+    every = _proposals(question, costs, fitting).items()
     offers = [_offer(question, costs, name, one) for name, one in every if costs.fits(one.up, one.down)]
     if question.settings.objective == "time":
         offers.sort(key=lambda one: one.cost)
@@ -181,7 +183,7 @@ def _row(question: Question, costs: Table, level: int) -> Row:
     )
 
 
-def _proposals(question: Question, costs: Table) -> dict[str, Proposal]:
+def _proposals(question: Question, costs: Table, fitting: Sequence[int]) -> dict[str, Proposal]:
     """What the objective's policies propose, as the controller asks them once it knows every line."""
     progress = np.array(question.worth.progress())
     allowed, sites, settings = question.allowed, len(question.links), question.settings
@@ -192,9 +194,9 @@ def _proposals(question: Question, costs: Table) -> dict[str, Proposal]:
         up, down = (np.array([sizes.bytes(w, n, 0) for n in range(len(LADDER))]) for w in (UP, DOWN))
         budget = settings.budget_bytes / question.rounds if settings.objective == "budget" else None
         asked = max(round(sites * question.share), 1)
-        found = policies.by_bytes(np.array([up, down]), progress, allowed, asked, budget)
+        found = policies.by_bytes(np.array([up, down]), progress, fitting, asked, budget)
         return {settings.objective: Proposal(np.full(sites, found.up[0], np.intp), found.down)}
-    whole = {policies.name_of(level): policies.all_at(level, sites) for level in allowed}
+    whole = {policies.name_of(level): policies.all_at(level, sites) for level in fitting}
     rates = {
         name: policies.worth(one, progress) / costs.round_seconds(one.up, one.down)
         for name, one in whole.items()

@@ -143,11 +143,14 @@ def pack(
         start = bytes([MAGIC + VERSION, kind])
     if isinstance(codec, Ecsq) and codec.bytes is not None:
         codec = codec.within(codec.bytes - len(start) - CHECKSUM_BYTES)
-    if isinstance(codec, Cast):  # as large as the update: one copy of it is enough
+    written, checksum = io.BytesIO(), zlib.crc32(b"" if with_layout else bytes.fromhex(layout.digest))
+    if isinstance(codec, Cast):  # as large as the update: its memory is taken once
         parts: Iterable[bytes | memoryview] = itertools.chain([start], codec.runs(arrays))
+        written.seek(len(start) + codec.wire.itemsize * layout.size + CHECKSUM_BYTES - 1)
+        written.write(b"\0")
+        written.seek(0)
     else:
         parts = [start, codec.encode(arrays, layout, hints)]
-    written, checksum = io.BytesIO(), zlib.crc32(b"" if with_layout else bytes.fromhex(layout.digest))
     for part in parts:
         written.write(part)
         checksum = zlib.crc32(part, checksum)
