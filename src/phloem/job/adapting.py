@@ -33,8 +33,6 @@ from phloem.wire.messages import Report
 VERSION = 2
 """Of a line of `decisions.jsonl`."""
 
-_LATENCY_BYTES = 20_000  # what a line of 10 Mbit/s carries in 16 ms
-
 
 def chooser_for(recipe: Recipe, plan: Plan, parameters: int) -> Choose | None:
     """What chooses codecs in a run of this recipe; None where they are fixed."""
@@ -141,7 +139,8 @@ class Adaptation:
         lost = -1.0 if report.lost is None else report.lost
         if self.recipe.adapt.clock == MEASURED and answer.turnaround_seconds is not None:
             # without an update nobody knows which part of the time was work
-            return measured(order, answer, report, frame_bytes, lost) if updated else Seen()
+            waited = answer.turnaround_seconds
+            return Seen.shared(up_bytes, len(order), waited, report, frame_bytes) if updated else Seen()
         clock, size = self.clock, self.choice.controller.sizes.parameters
         ended = 0.0 if before is None else before.total_seconds
         came = ended - (0.0 if before is None else before.down_seconds)
@@ -161,33 +160,6 @@ class Adaptation:
             frame_bytes,
             self.recipe.device_of(site).memory_bytes,
         )
-
-
-def measured(order: bytes, answer: Answer, report: Report, frame_bytes: int, lost: float) -> Seen:
-    """A round as whoever sent the order and waited for the reply saw it, less what the site says that it worked.
-
-    Only the sum of both transfers shows there; each gets the part of it that its bytes have, and what its latency
-    stands for. A site that says it worked longer than the whole took is believed as far as that goes: its times are
-    scaled down to it.
-    """
-    assert answer.turnaround_seconds is not None
-    up_bytes = len(answer.message)
-    worked = report.train_seconds + report.encode_seconds + report.decode_seconds
-    share = min(1.0, 0.999 * answer.turnaround_seconds / worked) if worked > 0 else 1.0
-    moving = answer.turnaround_seconds - share * worked
-    up_share = (up_bytes + _LATENCY_BYTES) / (up_bytes + len(order) + 2 * _LATENCY_BYTES)
-    return Seen(
-        up_bytes,
-        moving * up_share,
-        len(order),
-        moving * (1.0 - up_share),
-        share * report.encode_seconds,
-        share * report.decode_seconds,
-        share * report.train_seconds,
-        lost,
-        frame_bytes,
-        report.spare_bytes,
-    )
 
 
 def told_in_short(lines: Sequence[Mapping[str, Any]], controller: Controller) -> dict[str, Any]:

@@ -12,8 +12,10 @@ from phloem.planner import levels
 from phloem.planner.device import DECODE, ENCODE, Device
 from phloem.planner.levels import DOWN, ENVELOPE_BYTES, LADDER, UP
 from phloem.planner.link import Line
+from phloem.wire.messages import Report
 
 _GAIN = 0.3
+_LATENCY_BYTES = 20_000  # what a line of 10 Mbit/s carries in 16 ms
 _UNLIKE = 0.5  # squared log-goodput by which the ways of a line differ
 _STRIKES = 3  # a device that took twice its time so often is another device now
 
@@ -40,6 +42,31 @@ class Seen:
     lost: float = -1.0
     frame_bytes: int = 0
     memory: float = 0.0
+
+    @classmethod
+    def shared(cls, up_bytes: int, down_bytes: int, waited: float, report: Report, frame_bytes: int) -> Seen:
+        """A round as whoever sent the order and waited for the reply saw it, less what the site says that it worked.
+
+        Only the sum of both transfers shows there; each gets the part of it that its bytes have, and what its latency
+        stands for. A site that says it worked longer than the whole took is believed as far as that goes: its times
+        are scaled down to it.
+        """
+        worked = report.train_seconds + report.encode_seconds + report.decode_seconds
+        share = min(1.0, 0.999 * waited / worked) if worked > 0 else 1.0
+        moving = waited - share * worked
+        up_share = (up_bytes + _LATENCY_BYTES) / (up_bytes + down_bytes + 2 * _LATENCY_BYTES)
+        return cls(
+            up_bytes,
+            moving * up_share,
+            down_bytes,
+            moving * (1.0 - up_share),
+            share * report.encode_seconds,
+            share * report.decode_seconds,
+            share * report.train_seconds,
+            -1.0 if report.lost is None else report.lost,
+            frame_bytes,
+            report.spare_bytes,
+        )
 
     def to_json(self) -> list[float]:
         """The fields in their order."""

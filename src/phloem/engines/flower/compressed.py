@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from phloem.codecs.registry import codec_from
-from phloem.engines.flower import saved
+from phloem.engines.flower import choosing, saved
 from phloem.engines.flower.exchange import Exchange, Taken, Transfer
 from phloem.engines.flower.limits import Line, check_line
 from phloem.engines.flower.mod import simulated_root
@@ -39,7 +39,8 @@ class Compressed(Strategy):
 
     Args:
         strategy: any strategy of Flower's Message API.
-        bits: the wanted bits per parameter, in both directions; 0.1 unless told otherwise.
+        bits: the wanted bits per parameter, in both directions; 0.1 unless told otherwise. "auto" chooses them every
+            round, for each node and for what comes down, from what the rounds before took.
         down_bits: the wanted bits per parameter on the way down, if they are to differ.
         effort: how hard the encoder works: "fast", "balanced" or "best".
         up, down: a codec's whole configuration, such as {"codec": "int8"}, in place of bits and effort.
@@ -58,9 +59,9 @@ class Compressed(Strategy):
         self,
         strategy: Strategy,
         *,
-        bits: float | None = None,
+        bits: float | str | None = None,
         down_bits: float | None = None,
-        effort: str = "fast",
+        effort: str | None = None,
         up: Mapping[str, Any] | None = None,
         down: Mapping[str, Any] | None = None,
         state: str | Path | None = None,
@@ -70,8 +71,13 @@ class Compressed(Strategy):
         emit: events.Emit = events.ignore,
     ) -> None:
         self.strategy = strategy
-        self.up = _codec(up, DEFAULT_BITS if bits is None else bits, effort)
-        self.down = _codec(down, down_bits or bits or DEFAULT_BITS, effort)
+        self._auto = isinstance(bits, str)
+        if isinstance(bits, str):
+            self.up = self.down = choosing.first(bits, down_bits=down_bits, effort=effort, up=up, down=down)
+        else:
+            self.up = _codec(up, DEFAULT_BITS if bits is None else bits, effort or "fast")
+            self.down = _codec(down, down_bits or bits or DEFAULT_BITS, effort or "fast")
+        self._grid: Grid | None = None
         self._line = Line.of(line) if line is not None else None
         self._record = None if state is None else saved.Record(Path(state))
         self._name, self._seed, self._emit = name, seed, emit
@@ -88,7 +94,9 @@ class Compressed(Strategy):
 
     def summary(self) -> None:
         """Logs the codecs, then the strategy's own settings."""
-        _log.info("\t├──> Phloem: up %s | down %s", _words(self.up), _words(self.down))
+        chosen = "codecs are chosen every round"
+        fixed = f"up {_words(self.up)} | down {_words(self.down)}"
+        _log.info("\t├──> Phloem: %s", chosen if self._auto else fixed)
         self.strategy.summary()
 
     def start(
@@ -116,9 +124,11 @@ class Compressed(Strategy):
             measure, done = evaluate_fn, self._done
             shifted = lambda number, arrays: measure(number + done, arrays)  # noqa: E731
         rounds = max(num_rounds - self._done, 0)
+        asked = _prompt(grid, timed=self._auto)
+        self._grid = asked
         try:
             result = super().start(
-                _prompt(grid), initial_arrays, rounds, timeout, train_config, evaluate_config, shifted
+                asked, initial_arrays, rounds, timeout, train_config, evaluate_config, shifted
             )
         finally:
             if grid.run is not None:
@@ -159,7 +169,7 @@ class Compressed(Strategy):
             return None if merged is None else exchange.step_to(merged)
 
         self._merge.call = merge
-        arrays = exchange.close()
+        arrays = exchange.close(getattr(self._grid, "waited", {}))
         _replace(self.strategy, merged, arrays)
         if self._record is not None:
             self._record.save(exchange, self.strategy, number)
@@ -214,7 +224,9 @@ class Compressed(Strategy):
             check_line(self._line, 4 * exchange.layout.size + exchange.manifest.exact_bytes, self._timeout)
 
     def _new(self, arrays: ArrayRecord) -> Exchange:
-        exchange = Exchange(self._name, self._seed, self.up, self.down, arrays, self._merge, self._emit)
+        exchange = Exchange(
+            self._name, self._seed, self.up, self.down, arrays, self._merge, self._emit, auto=self._auto
+        )
         exchange.weight_key = _weight_key(self.strategy)
         return exchange
 
@@ -257,9 +269,10 @@ def _codec(config: Mapping[str, Any] | None, bits: float, effort: str) -> dict[s
     return table
 
 
-def _prompt(grid: Grid) -> Grid:
-    """The grid, looking for replies more often where it is Flower's own over HTTP."""
-    return PromptGrid(grid) if type(grid).__name__ == "HttpGrid" else grid
+def _prompt(grid: Grid, *, timed: bool) -> Grid:
+    """The grid, looking for replies more often where it is Flower's own over HTTP, or where they are to be timed."""
+    own = type(grid).__name__ == "HttpGrid" or (timed and not hasattr(grid, "waited"))
+    return PromptGrid(grid) if own else grid
 
 
 def _weight_key(strategy: Strategy) -> str:

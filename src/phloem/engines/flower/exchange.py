@@ -13,6 +13,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
+from phloem.engines.flower.choosing import NodesChoice, codecs
 from phloem.engines.flower.greeting import REFUSAL, REFUSED, Greeting
 from phloem.engines.flower.lazy import Opened, lazy_message
 from phloem.engines.flower.nodes import Nodes
@@ -28,12 +29,13 @@ from phloem.engines.flower.records import (
     replaced,
     unpacked,
 )
+from phloem.engines.flower.wholes import unfit
 from phloem.errors import ConfigError, FormatError
 from phloem.feedback import norm
 from phloem.rounds import events
 from phloem.rounds.coordinator import Coordinator
 from phloem.rounds.merge import Merge
-from phloem.rounds.plan import LARGEST_VALUE, OpenPlan, limits_for
+from phloem.rounds.plan import OpenPlan, limits_for
 from phloem.tensors import State, state_digest
 from phloem.wire import frame as frames
 from phloem.wire.messages import MOST_EXAMPLES, Reply, Status
@@ -82,7 +84,10 @@ class Exchange:
         arrays: ArrayRecord,
         merge: Merge,
         emit: events.Emit = events.ignore,
+        *,
+        auto: bool = False,
     ) -> None:
+        """With `auto` codecs are chosen while the run goes on, and `up` and `down` are where it begins."""
         self.manifest = Manifest.of(arrays)
         state, self.exact = self.manifest.split(arrays)
         self.layout = self.manifest.layout
@@ -90,6 +95,7 @@ class Exchange:
         if broken is not None:
             raise ConfigError(f"array '{broken}' holds NaN or infinity")
         limits = limits_for(self.layout)
+        mine = codecs() if auto else {str(up["codec"]), str(down["codec"])}
         self.plan = OpenPlan(
             run=name,
             seed=seed,
@@ -98,12 +104,13 @@ class Exchange:
             initial_state=state_digest(state),
             up=dict(up),
             down=dict(down),
-            codecs=tuple(sorted({str(up["codec"]), str(down["codec"]), "lossless"})),
+            codecs=tuple(sorted(mine | {"lossless"})),
             max_frame_bytes=limits["max_frame_bytes"],
             digest_every=limits["digest_every"],
         )
         self._listen = emit
-        self.coordinator = Coordinator(self.plan, state, self._emit, merge=merge)
+        self.choice = NodesChoice(self.layout.size) if auto else None
+        self.coordinator = Coordinator(self.plan, state, self._emit, self.choice, merge)
         self.token = secrets.token_bytes(TOKEN_BYTES)
         self.nodes = Nodes()
         self._given = dict(arrays.items())
@@ -117,6 +124,8 @@ class Exchange:
         self._merged: Exact = self.exact
         self._opened = Opened()
         self._sent: dict[int, Message] = {}
+        self._orders: dict[str, bytes] = {}  # of the round that is trained
+        self._came: dict[str, int] = {}  # the bytes of what came back
         self._packed: set[int] = set()  # nodes whose message was packed
         self._digest: tuple[int, str] | None = None
 
@@ -145,6 +154,8 @@ class Exchange:
             if m.metadata.dst_node_id in self.nodes.ready
         }
         orders = self.coordinator.orders(reachable, reachable if phase == "train" else set())
+        if phase == "train":
+            self._orders, self._came = orders, {}
         exact = self.manifest.pack_exact(self.exact)
         known: dict[tuple[int, bytes], tuple[RecordDict, int]] = {}
         self._sent, self._packed, out = {}, set(), []
@@ -238,6 +249,7 @@ class Exchange:
         except FormatError as error:
             self.nodes.doubt(node)
             return self._refusal(node, error.message)
+        self._came[self.nodes.site(node)] = _size(reply)
         reason = self.coordinator.receive(self.nodes.site(node), payload.message)
         if reason is not None:
             if parsed.status is not Status.REFUSED:
@@ -271,25 +283,8 @@ class Exchange:
         except FormatError as error:
             return self._refusal(node, error.message)
         found = only_arrays(reply.content)
-        if found is None:
-            return reply
-        shapes = {name: shape for name, _, shape in self.manifest.rows}
-        if set(found[1]) != set(shapes):
-            return self._refusal(node, "the reply has other arrays than the model")
-        for name, array in found[1].items():
-            try:
-                values = array.numpy()
-            except Exception as error:  # NumPy reads foreign bytes, and raises what it likes
-                return self._refusal(node, f"array '{name}' is damaged: {error}")
-            if values.shape != shapes[name]:
-                return self._refusal(
-                    node, f"array '{name}' has the shape {values.shape}, expected {shapes[name]}"
-                )
-            if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
-                return self._refusal(node, f"array '{name}' holds NaN or infinity, or no numbers")
-            if values.dtype.kind == "f" and float(np.abs(values).max(initial=0)) >= LARGEST_VALUE:
-                return self._refusal(node, f"array '{name}' holds values beyond 2^100")
-        return reply
+        reason = None if found is None else unfit(found[1], self.manifest)
+        return reply if reason is None else self._refusal(node, reason)
 
     # -- the merge -------------------------------------------------------------------------------------------
 
@@ -349,14 +344,19 @@ class Exchange:
         with np.errstate(over="ignore", invalid="ignore"):
             return [np.asarray(state[name] - trunk[name]) for name in self.layout.names]
 
-    def close(self) -> ArrayRecord:
+    def close(self, waited: Mapping[int, float] | None = None) -> ArrayRecord:
         """Moves the trunk by the merge's step and gives it as the app's record.
+
+        `waited` are the seconds, by node, from sending what is to be trained to having the reply.
 
         Raises:
             ConfigError: the step is not finite; the trunk has not moved.
         """
         self.broken, self._merged = {}, self.exact  # what was refused as it came is answered already
-        self.coordinator.close()
+        result = self.coordinator.close()
+        if self.choice is not None:
+            took = {self.nodes.site(node): seconds for node, seconds in (waited or {}).items()}
+            self.choice.observe(result, self._orders, self._came, took)
         self.exact = self._merged
         return self.set_arrays()
 

@@ -10,6 +10,7 @@ import copy
 import logging
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ from phloem.engines.flower.records import (
 )
 from phloem.engines.flower.shelf import NodeShelf, Standing
 from phloem.errors import ConfigError, PhloemError, StateError
-from phloem.rounds.site import Position, Site
+from phloem.memory import spare_bytes
+from phloem.rounds.site import Position, Site, Spent
 from phloem.tensors import Layout, State, state_digest
 from phloem.wire.messages import Order
 
@@ -115,7 +117,9 @@ class _Node:
         if standing is None:
             raise StateError("this node holds nothing of the run", hint="it has to be greeted again")
         exact = standing.manifest.unpack_exact(payload.exact)
+        began = time.perf_counter()
         work = standing.site.receive(payload.message, reuse=True)
+        received = time.perf_counter()
         if asked and not work.train and standing.answered:
             return self._answer_again(token, standing, message)
         inner = copy.copy(message)
@@ -125,9 +129,16 @@ class _Node:
         if out.has_error():
             self.shelf.save(token, standing, payload.message)
             return out
-        return self._pack(payload, standing, out, train=work.train)
+        trained = time.perf_counter()
 
-    def _pack(self, asked: Payload, standing: Standing, out: Message, *, train: bool) -> Message:
+        def spent() -> tuple[float, float, float, float]:
+            return trained - received, time.perf_counter() - trained, received - began, spare_bytes()
+
+        return self._pack(payload, standing, out, spent, train=work.train)
+
+    def _pack(
+        self, asked: Payload, standing: Standing, out: Message, spent: Spent, *, train: bool
+    ) -> Message:
         """The app's reply with its arrays packed; without arrays, with the word that the frames were taken.
 
         Raises:
@@ -145,7 +156,7 @@ class _Node:
             trained, counters = standing.manifest.split(record)
             exact = standing.manifest.pack_exact(counters)
             figures = replaced(out.content, key, None)
-            reply = standing.site.reply(trained, 1)
+            reply = standing.site.reply(trained, 1, spent=spent)
             standing.answered = {"key": key, "exact": exact.hex(), "figures": figures_to_json(figures)}
         self.shelf.save(asked.token.hex(), standing, asked.message)
         out = copy.copy(out)

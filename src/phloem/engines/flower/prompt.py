@@ -13,14 +13,22 @@ _LOOK_SECONDS = 0.3
 
 
 class PromptGrid(Grid):
-    """`grid`, whose `send_and_receive` takes replies within a third of a second and one after another."""
+    """`grid`, whose `send_and_receive` takes replies within a third of a second and one after another.
+
+    `waited` has the seconds that every node's reply took, the last time.
+    """
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
+        self.waited: dict[int, float] = {}
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """As `Grid.send_and_receive`."""
-        return list(exchanged(self.grid, list(messages), timeout).values())
+        sent, waited = list(messages), dict[int, float]()
+        replies = list(exchanged(self.grid, sent, timeout, waited).values())
+        self.waited.clear()
+        self.waited.update({sent[place].metadata.dst_node_id: took for place, took in waited.items()})
+        return replies
 
     def set_run(self, run: Any) -> None:
         """As the grid."""
