@@ -112,18 +112,28 @@ def test_on_flower_a_run_ends_with_the_state_and_the_bytes_of_the_local_engine(
 
 
 AUTO: dict[str, Any] = {"compress": "auto", "count": 3, "rounds": 4, "task": {"features": 400, "rate": 0.002}}
+UNEQUAL: dict[str, Any] = {**AUTO, "links": {"site-1": {"up": "50kbit"}}}
+#: Training takes so long that a round without it pays.
+LONG: dict[str, Any] = {
+    **AUTO,
+    "task": {"features": 9_000, "rate": 0.0001},
+    "link": {"up": "1gbit", "down": "1gbit", "latency": "1ms", "train_seconds": 2.0},
+}
 
 
-@pytest.mark.parametrize("engine", ["flower", "flower-simulation"])
-def test_on_the_simulated_clock_codecs_are_chosen_as_in_the_local_engine(engine: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("engine", "sections"), [("flower", UNEQUAL), ("flower-simulation", LONG)])
+def test_on_the_simulated_clock_codecs_are_chosen_as_in_the_local_engine(
+    engine: str, sections: dict[str, Any], tmp_path: Path
+) -> None:
     if engine == "flower-simulation":
         pytest.importorskip("ray")
-    recipe = load_recipe(table(**AUTO, adapt={"clock": "simulated"}, links={"site-1": {"up": "50kbit"}}))
+    recipe = load_recipe(table(**sections, adapt={"clock": "simulated"}))
     local = phloem.build(recipe, out=tmp_path / "local")
     run = phloem.build(recipe, out=tmp_path / "run", engine=engine)
     assert run.summary["state_digest"] == local.summary["state_digest"]
     logs = [(one.path / "decisions.jsonl").read_text() for one in (run, local)]
     assert logs[0] == logs[1]
+    assert ('"trains":false' in logs[0].replace(" ", "")) == (sections is LONG)
 
 
 def test_on_flower_codecs_are_chosen_from_what_the_wire_and_the_sites_took(tmp_path: Path) -> None:
@@ -131,7 +141,9 @@ def test_on_flower_codecs_are_chosen_from_what_the_wire_and_the_sites_took(tmp_p
     rows = [json.loads(line) for line in (run.path / "decisions.jsonl").read_text().splitlines()]
     assert [row["round"] for row in rows] == [0, 1, 2, 3]
     for row in rows:
-        for up_bytes, up, down_bytes, down, encode, decode, _, _, frame in row["told"]["seen"].values():
+        for seen in row["told"]["seen"].values():
+            up_bytes, up, down_bytes, down, encode, decode, _, _, frame, spare = seen
+            assert spare >= 1 << 20, "a site says what memory it has left"
             assert up_bytes > frame > 0
             assert down_bytes > 0
             assert 0 < up < 60
