@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -67,6 +68,24 @@ HOSTILE = {
     "nothing": b"",
     "two values": b"1 2",
 }
+
+
+def test_deep_nesting_is_refused_whatever_the_interpreters_limit_is() -> None:
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(1_000_000)
+    try:
+        for deep in (b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 100_000 + b"1" + b"}" * 100_000):
+            with pytest.raises(FormatError, match="nested more than 256 deep"):
+                canonical.loads(deep)
+    finally:
+        sys.setrecursionlimit(before)
+
+
+@pytest.mark.parametrize(
+    "value", [["[" * 1000], {'"{' * 500: '\\"[' * 500}, [[n] for n in range(1000)], [{"a": []}] * 300]
+)
+def test_brackets_in_texts_and_beside_each_other_are_no_nesting(value: Any) -> None:
+    assert canonical.loads(canonical.dumps(value)) == value
 
 
 @pytest.mark.parametrize("what", HOSTILE)

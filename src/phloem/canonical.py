@@ -9,10 +9,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from phloem.errors import ConfigError, FormatError
+
+DEEPEST = 256
+"""Lists and tables inside one another, in JSON from elsewhere."""
+
+_TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
 def dumps(value: Any) -> bytes:
@@ -38,7 +46,7 @@ def loads(data: bytes) -> Any:
         FormatError: `data` is not JSON, or not in canonical form.
     """
     try:
-        value = json.loads(data)
+        value = json.loads(shallow(data))
     except (ValueError, RecursionError) as error:
         raise FormatError(f"expected canonical JSON, found bytes that do not parse: {error}") from error
     try:
@@ -48,6 +56,23 @@ def loads(data: bytes) -> Any:
     if again != data:
         raise FormatError("expected canonical JSON, found the same value written in another way")
     return value
+
+
+def shallow(data: bytes) -> bytes:
+    """`data`, if what it nests is not nested beyond DEEPEST.
+
+    Python's parser counts on the interpreter's own limit, and where some library has raised that (py_ecc does, to
+    100,000) deep nesting ends the process.
+
+    Raises:
+        ValueError: it is nested deeper.
+    """
+    if data.count(b"[") + data.count(b"{") > DEEPEST:
+        bare = np.frombuffer(_TEXTS.sub(b"", data), np.uint8)
+        steps = np.isin(bare, list(b"[{")).astype(np.int64) - np.isin(bare, list(b"]}"))
+        if steps.cumsum().max(initial=0) > DEEPEST:
+            raise ValueError(f"it is nested more than {DEEPEST} deep")
+    return data
 
 
 def plain(value: Any) -> Any:

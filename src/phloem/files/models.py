@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from phloem.canonical import shallow
 from phloem.errors import ConfigError, FormatError, StoreError
 from phloem.files.adapters import WEIGHTS as ADAPTER
 from phloem.files.adapters import Joined, open_adapter
@@ -187,7 +188,7 @@ def _read_index(path: Path) -> dict[str, str]:
     if data is None:
         raise FormatError(f"{path} has more than {LARGEST_INDEX_BYTES >> 20} MiB, which no index needs")
     try:
-        index = json.loads(data.decode(), object_pairs_hook=_each_once)
+        index = json.loads(shallow(data).decode(), object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is not the JSON of an index: {error}") from error
     named = index.get("weight_map") if isinstance(index, dict) else None

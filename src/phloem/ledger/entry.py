@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
+from phloem.canonical import shallow
 from phloem.errors import FormatError, ProofError
 from phloem.ledger.kinds import KINDS, Kind, check_hash, check_number, check_text
 from phloem.tlog.keys import Signer, VerifierKey
@@ -253,7 +254,7 @@ def _loads(data: bytes, what: str) -> dict[str, Any]:
     if len(data) > LARGEST_ENTRY:
         raise FormatError(f"{what} of {len(data)} bytes is longer than {LARGEST_ENTRY}")
     try:
-        table = json.loads(data.decode())
+        table = json.loads(shallow(data).decode())
     except (ValueError, RecursionError) as error:
         raise FormatError(f"expected {what}, found bytes that are not JSON") from error
     if not isinstance(table, dict):
