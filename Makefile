@@ -25,7 +25,7 @@ RUNS := runs
 # Nothing here uses the network once the environment is made.
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # One worker per core; each computes on one thread, so that workers do not compete.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=loadscope --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=loadscope --no-loadscope-reorder --max-worker-restart=0
 
 DEPENDENCIES := $(VENV)/dependencies.stamp
 PACKAGE := $(VENV)/package.stamp
