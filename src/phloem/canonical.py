@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from phloem.errors import ConfigError, FormatError
 
 DEEPEST = 256
 """Lists and tables inside one another, in JSON from elsewhere."""
 
+_BRACKETS = re.compile(rb"[\[\]{}]")
 _TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
@@ -68,9 +68,8 @@ def shallow(data: bytes) -> bytes:
         ValueError: it is nested deeper.
     """
     if data.count(b"[") + data.count(b"{") > DEEPEST:
-        bare = np.frombuffer(_TEXTS.sub(b"", data), np.uint8)
-        steps = np.isin(bare, list(b"[{")).astype(np.int64) - np.isin(bare, list(b"]}"))
-        if steps.cumsum().max(initial=0) > DEEPEST:
+        steps = (1 if bracket in b"[{" else -1 for bracket in _BRACKETS.findall(_TEXTS.sub(b"", data)))
+        if any(depth > DEEPEST for depth in itertools.accumulate(steps)):
             raise ValueError(f"it is nested more than {DEEPEST} deep")
     return data
 
