@@ -136,3 +136,13 @@ def configs() -> list[dict[str, Any]]:
                 if dict(config) not in found:
                     found.append(dict(config))
     return found
+
+
+def codecs() -> set[str]:
+    """The codecs of all levels, both ways."""
+    return {str(config["codec"]) for config in configs()}
+
+
+def first_config() -> dict[str, Any]:
+    """The codec of a first round of which nothing is known."""
+    return dict(LADDER[index_of(START)].options[0].up)

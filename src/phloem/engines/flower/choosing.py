@@ -32,12 +32,7 @@ def first(bits: str, **others: Any) -> dict[str, Any]:
     given = [name for name, value in others.items() if value is not None]
     if given:
         raise ConfigError(f"bits='{AUTO}' chooses the codecs", hint=f"leave out '{given[0]}'")
-    return dict(levels.LADDER[levels.index_of(levels.START)].options[0].up)
-
-
-def codecs() -> set[str]:
-    """The codecs of all levels."""
-    return {str(config["codec"]) for config in levels.configs()}
+    return levels.first_config()
 
 
 class NodesChoice(AdaptiveChoice):

@@ -13,7 +13,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from phloem.engines.flower.choosing import NodesChoice, codecs
+from phloem.engines.flower.choosing import NodesChoice
 from phloem.engines.flower.greeting import REFUSAL, REFUSED, Greeting
 from phloem.engines.flower.lazy import Opened, lazy_message
 from phloem.engines.flower.nodes import Nodes
@@ -32,6 +32,7 @@ from phloem.engines.flower.records import (
 from phloem.engines.flower.wholes import unfit
 from phloem.errors import ConfigError, FormatError
 from phloem.feedback import norm
+from phloem.planner import levels
 from phloem.rounds import events
 from phloem.rounds.coordinator import Coordinator
 from phloem.rounds.merge import Merge
@@ -95,7 +96,7 @@ class Exchange:
         if broken is not None:
             raise ConfigError(f"array '{broken}' holds NaN or infinity")
         limits = limits_for(self.layout)
-        mine = codecs() if auto else {str(up["codec"]), str(down["codec"])}
+        mine = levels.codecs() if auto else {str(up["codec"]), str(down["codec"])}
         self.plan = OpenPlan(
             run=name,
             seed=seed,

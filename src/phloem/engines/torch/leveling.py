@@ -42,7 +42,7 @@ def first(bits: str, codec: str | Mapping[str, Any] | None, effort: str) -> dict
         raise ConfigError("'bits' and 'codec' say both what frames are like", hint="give one of the two")
     if effort != "fast":
         raise ConfigError(f"'effort' goes with a number of bits: bits='{AUTO}' chooses efforts, too")
-    return dict(levels.LADDER[levels.index_of(levels.START)].options[0].up)
+    return levels.first_config()
 
 
 def exchange_seconds(times: Sequence[tuple[float, float]]) -> float:
@@ -113,8 +113,3 @@ class Leveling(AdaptiveChoice):
         """The level of a worker's update in this round: "0.05 fast"."""
         assert self.decision is not None
         return label(self.decision.up[str(worker)])
-
-
-def codecs() -> set[str]:
-    """The codecs of all levels, both ways."""
-    return {str(config["codec"]) for config in levels.configs()}

@@ -27,6 +27,7 @@ from phloem.engines.torch.leveling import Leveling
 from phloem.engines.torch.peers import TIMEOUT_SECONDS, Peers, Traffic
 from phloem.engines.torch.settings import codecs_of
 from phloem.errors import ConfigError, StateError
+from phloem.planner import levels
 from phloem.rounds.choose import FixedChoice
 from phloem.rounds.coordinator import DIVERGED, Coordinator
 from phloem.rounds.merge import MergeRule, ServerOptimizer, WeightedMerge
@@ -281,7 +282,7 @@ class LocalSGD:
 
     def _plan(self, initial_state: str) -> OpenPlan:
         limits = limits_for(self._layout)
-        mine = {str(self._up["codec"])} if self._leveling is None else leveling.codecs()
+        mine = {str(self._up["codec"])} if self._leveling is None else levels.codecs()
         return OpenPlan(
             run="local-sgd",
             seed=self._seed,
