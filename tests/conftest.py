@@ -81,6 +81,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     ),  # both need older packages than those in constraints.txt
     "strace": lambda: _program("strace"),
     "flower": lambda: _package("flwr"),
+    "triton": lambda: _package("triton"),
     "namespaces": _namespaces,
 }
 

@@ -9,8 +9,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import torch
+
 from phloem.engines.torch.peers import Peers, Traffic
 from phloem.errors import StateError
+from phloem.tensors import Array
 
 Result = TypeVar("Result")
 
@@ -85,3 +88,8 @@ def together(
     with ThreadPoolExecutor(world) as threads:
         futures = [threads.submit(call, ThreadPeers(letters, world, rank, spoil)) for rank in range(world)]
         return [future.result() for future in futures]
+
+
+def tensors(*arrays: Array) -> list[torch.Tensor]:
+    """These arrays' memory as tensors."""
+    return [torch.from_numpy(array) for array in arrays]

@@ -45,7 +45,7 @@ def test_the_mean_that_is_missing_is_the_same_at_another_number_of_ranks() -> No
 
 def test_a_steps_changes_count_when_it_is_through_and_not_before() -> None:
     before = {name: tensor.numpy().copy() for name, tensor in state(1, 3)["own"].items()}
-    owed = owing.Owed({name: array.copy() for name, array in before.items()})
+    owed = owing.Owed({name: torch.from_numpy(array.copy()) for name, array in before.items()})
     for fate in (owed.discard, owed.commit):
         changed = owed.begin("b", SHAPES["b"])
         np.testing.assert_array_equal(changed, before["b"])

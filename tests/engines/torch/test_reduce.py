@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.engines.torch.in_threads import ThreadPeers, together
+from tests.engines.torch.in_threads import ThreadPeers, tensors, together
 
 from phloem.codecs.registry import codec_from
 from phloem.engines.torch.reduce import SLACK, Pair, PlainMean
@@ -39,6 +39,11 @@ def zeros(shapes: Mapping[str, tuple[int, ...]]) -> list[Array]:
     return [np.zeros(shape, np.float32) for shape in shapes.values()]
 
 
+def step_of(mean: PlainMean, peers: ThreadPeers, arrays: list[Array], owed: list[Array]) -> str | None:
+    tags = [peers.tag(), peers.tag()]
+    return mean.mean(tuple(mean.shapes), tensors(*arrays), tensors(*owed), tags, peers.tag())
+
+
 def reduced(
     peers: ThreadPeers, config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]] = SHAPES, steps: int = 3
 ) -> tuple[list[list[Array]], list[Array], PlainMean]:
@@ -47,7 +52,7 @@ def reduced(
     owed, means = zeros(shapes), []
     for step in range(steps):
         arrays = some(shapes, peers.rank, step)
-        assert mean.mean(tuple(shapes), arrays, owed, [peers.tag(), peers.tag()], peers.tag()) is None
+        assert step_of(mean, peers, arrays, owed) is None
         means.append(arrays)
     return means, owed, mean
 
@@ -104,7 +109,7 @@ def test_an_unbiased_codec_owes_nothing_and_is_right_on_average(name: str) -> No
         owed, means = zeros(shapes), []
         for _ in range(60):
             arrays = some(shapes, peers.rank)
-            assert mean.mean(("w",), arrays, owed, [peers.tag(), peers.tag()], peers.tag()) is None
+            assert step_of(mean, peers, arrays, owed) is None
             means.append(arrays)
         return means, owed
 
@@ -133,7 +138,7 @@ def test_a_rank_with_nan_is_named_everybody_has_nan_and_owes_what_it_owed(
         arrays = some(SHAPES, peers.rank)
         if peers.rank == broken:
             arrays[place].flat[-1] = bad
-        reason = mean.mean(tuple(SHAPES), arrays, owed, [peers.tag(), peers.tag()], peers.tag())
+        reason = step_of(mean, peers, arrays, owed)
         return reason, arrays, owed
 
     for rank, (reason, arrays, owed) in enumerate(together(3, step)):
@@ -155,7 +160,7 @@ def test_after_nan_the_next_step_is_as_if_there_had_been_none() -> None:
                 if not broken:
                     continue
                 arrays[0][3, 3] = math.nan
-            mean.mean(tuple(SHAPES), arrays, owed, [peers.tag(), peers.tag()], peers.tag())
+            step_of(mean, peers, arrays, owed)
         return arrays, owed
 
     with_it = together(2, lambda peers: steps(peers, broken=True))
@@ -170,7 +175,7 @@ def test_a_mean_beyond_float32_is_told_as_one() -> None:
             peers, {"w": (40,)}, Pair(codec_from({"codec": "none"}), codec_from({"codec": "none"}))
         )
         arrays = [np.full(40, 3e38, np.float32)]
-        return mean.mean(("w",), arrays, zeros({"w": (40,)}), [peers.tag(), peers.tag()], peers.tag()), arrays
+        return step_of(mean, peers, arrays, zeros({"w": (40,)})), arrays
 
     for reason, arrays in together(2, step):
         assert reason is not None
@@ -187,7 +192,7 @@ def test_a_frame_that_was_damaged_on_its_way_up_is_told_by_its_owner() -> None:
         arrays = some({"w": (4000,)}, peers.rank)
         owed = zeros({"w": (4000,)})
         mean = PlainMean(peers, {"w": (4000,)}, Pair(codec, codec))
-        return mean.mean(("w",), arrays, owed, [peers.tag(), peers.tag()], peers.tag()), owed
+        return step_of(mean, peers, arrays, owed), owed
 
     for reason, owed in together(2, step, spoil):
         assert reason is not None
@@ -233,7 +238,7 @@ def test_what_is_owed_from_before_is_paid_also_by_a_codec_that_owes_nothing() ->
         owed, total = [np.full((200, 200), 5.0, np.float32)], np.zeros((200, 200))
         for _ in range(20):
             arrays = zeros({"w": (200, 200)})
-            assert mean.mean(("w",), arrays, owed, [peers.tag(), peers.tag()], peers.tag()) is None
+            assert step_of(mean, peers, arrays, owed) is None
             total += arrays[0]
         return [total], owed
 

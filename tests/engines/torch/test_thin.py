@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.engines.torch.in_threads import ThreadPeers, together
+from tests.engines.torch.in_threads import ThreadPeers, tensors, together
 
 from phloem.codecs.registry import codec_from
 from phloem.engines.torch.reduce import Pair
@@ -35,7 +35,8 @@ def some(rank: int, step: int, shapes: Any = SHAPES) -> list[Array]:
 
 
 def step_of(mean: ThinMean, peers: ThreadPeers, arrays: list[Array], owed: list[Array]) -> str | None:
-    return mean.mean(tuple(mean.shapes), arrays, owed, [peers.tag() for _ in range(4)], peers.tag())
+    tags = [peers.tag() for _ in range(4)]
+    return mean.mean(tuple(mean.shapes), tensors(*arrays), tensors(*owed), tags, peers.tag())
 
 
 def zeros(shapes: Any = SHAPES) -> list[Array]:

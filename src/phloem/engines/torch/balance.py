@@ -5,7 +5,8 @@ Frames are therefore made of gradient ÷ scale, where the scale of entry (i, j) 
 R_i C_j ÷ mean(R): R and C are mean squares of rows and columns of the means that all ranks have decoded, in a moving
 average. Source: Shazeer and Stern, Adafactor, 2018, §3, where the same product stands for the second moment.
 
-The squares are summed as whole numbers, so all ranks have the same scales, whatever their processors.
+The squares are summed as whole numbers, so all ranks have the same scales, whatever computes them: tensors are looked
+at and scaled where they lie, on the processor or a GPU.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import torch
 
 from phloem.engines.torch.buffers import values_of
 from phloem.engines.torch.owing import matrix_of
-from phloem.tensors import Array
 
 #: Steps between two looks at the means: scales change slowly, and a look costs as much as a frame.
 EVERY = 5
@@ -46,43 +46,40 @@ class Balance:
 
     squares: dict[str, tuple[Doubles, Doubles]] = field(default_factory=dict)
     looks: dict[str, int] = field(default_factory=dict)
-    _scales: dict[str, tuple[Array, Array]] = field(default_factory=dict)
+    _scales: dict[str, _Scales] = field(default_factory=dict)
 
-    def divide(self, names: Sequence[str], *lists: Sequence[Array]) -> None:
-        """Divides arrays of these parameters by their scales, in place; before the first look they stay as they are."""
-        for name, *arrays in zip(names, *lists, strict=True):
-            for array in arrays if name in self._scales else ():
-                rows, columns = self._scales[name]
-                matrix = array.reshape(rows.size, columns.size)  # the array's own memory
-                matrix *= np.float32(1.0) / rows  # exact, for they are powers of two
-                matrix *= np.float32(1.0) / columns
+    def divide(self, names: Sequence[str], *lists: Sequence[torch.Tensor]) -> None:
+        """Divides tensors of these parameters by their scales, in place; before the first look they stay as they are.
 
-    def multiply(self, names: Sequence[str], *lists: Sequence[Array]) -> None:
+        Tensors are float32 and contiguous.
+        """
+        for name, *tensors in zip(names, *lists, strict=True):
+            for tensor in tensors if name in self._scales else ():
+                self._scales[name].divide(tensor)
+
+    def multiply(self, names: Sequence[str], *lists: Sequence[torch.Tensor]) -> None:
         """Takes `divide` back, to the bit."""
-        for name, *arrays in zip(names, *lists, strict=True):
-            for array in arrays if name in self._scales else ():
-                rows, columns = self._scales[name]
-                matrix = array.reshape(rows.size, columns.size)
-                matrix *= rows
-                matrix *= columns
+        for name, *tensors in zip(names, *lists, strict=True):
+            for tensor in tensors if name in self._scales else ():
+                self._scales[name].multiply(tensor)
 
-    def look(self, names: Sequence[str], means: Sequence[Array]) -> None:
+    def look(self, names: Sequence[str], means: Sequence[torch.Tensor]) -> None:
         """Takes decoded means into account, at every fifth step."""
         for name, mean in zip(names, means, strict=True):
             seen = self.looks.get(name, 0)
             self.looks[name] = seen + 1
             if seen < _BEGINS or seen % EVERY == 0:
-                self._look(name, mean.reshape(matrix_of(mean.shape)))
+                self._look(name, mean.view(matrix_of(tuple(mean.shape))))
 
-    def _look(self, name: str, matrix: Array) -> None:
-        largest = float(np.abs(matrix).max(initial=0.0))
+    def _look(self, name: str, matrix: torch.Tensor) -> None:
+        largest = float(matrix.abs().max()) if matrix.numel() else 0.0
         if not 0.0 < largest < math.inf:
             return
         unit = math.ldexp(1.0, math.frexp(largest)[1] - _BITS)
-        whole = np.rint(matrix.astype(np.float64) / unit).astype(np.int64)
-        np.multiply(whole, whole, out=whole)
-        rows = whole.sum(axis=1) * (unit * unit / matrix.shape[1])
-        columns = whole.sum(axis=0) * (unit * unit / matrix.shape[0])
+        whole = (matrix.double() / unit).round_().to(torch.int64)
+        whole *= whole
+        rows = whole.sum(dim=1).cpu().numpy() * (unit * unit / matrix.shape[1])
+        columns = whole.sum(dim=0).cpu().numpy() * (unit * unit / matrix.shape[0])
         if name in self.squares:
             before = self.squares[name]
             rows = (1.0 - _FORGETS) * before[0] + _FORGETS * rows
@@ -91,7 +88,7 @@ class Balance:
 
     def _set(self, name: str, rows: Doubles, columns: Doubles) -> None:
         self.squares[name] = rows, columns
-        self._scales[name] = _powers(rows, columns)
+        self._scales[name] = _Scales(*_powers(rows, columns))
 
     def scale(self, factor: float) -> None:
         """Gradients are `factor` times as large from now on: the loss scale has changed."""
@@ -118,11 +115,34 @@ class Balance:
                 self._set(name, values_of(values, np.float64) * factor**2, columns * factor**2)
 
 
-def _powers(rows: Doubles, columns: Doubles) -> tuple[Array, Array]:
+@dataclass
+class _Scales:
+    """A power of two for each row and each column, where they were last used."""
+
+    rows: torch.Tensor  # (m, 1)
+    columns: torch.Tensor  # (1, n)
+
+    def divide(self, tensor: torch.Tensor) -> None:
+        matrix = self._matrix(tensor)
+        matrix *= self.rows.reciprocal()  # exact, for they are powers of two
+        matrix *= self.columns.reciprocal()
+
+    def multiply(self, tensor: torch.Tensor) -> None:
+        matrix = self._matrix(tensor)
+        matrix *= self.rows
+        matrix *= self.columns
+
+    def _matrix(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor's own memory as a matrix."""
+        self.rows, self.columns = self.rows.to(tensor.device), self.columns.to(tensor.device)
+        return tensor.view(self.rows.numel(), self.columns.numel())
+
+
+def _powers(rows: Doubles, columns: Doubles) -> tuple[torch.Tensor, torch.Tensor]:
     mean = float(np.cumsum(rows)[-1]) / len(rows)
     if mean == 0.0:
-        return np.ones((len(rows), 1), np.float32), np.ones((1, len(columns)), np.float32)
+        return torch.ones(len(rows), 1), torch.ones(1, len(columns))
     high = np.maximum(rows, _LEAST * mean)
     wide = np.maximum(columns, _LEAST * mean) / mean
     parts = [np.ldexp(1.0, np.frexp(part)[1] // 2).astype(np.float32) for part in (high, wide)]
-    return parts[0][:, None], parts[1][None, :]
+    return torch.from_numpy(parts[0][:, None]), torch.from_numpy(parts[1][None, :])

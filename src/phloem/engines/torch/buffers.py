@@ -23,14 +23,19 @@ def future_on(device: torch.device) -> torch.futures.Future[torch.Tensor]:
     return torch.futures.Future(devices=None if device.type == "cpu" else [device])
 
 
-def array_of(gradient: torch.Tensor) -> Array:
-    """The gradient as a float32 array: its own memory if it lies as one, otherwise a copy."""
-    return np.asarray(gradient.detach().to("cpu", torch.float32).contiguous().numpy())
+def wide(gradient: torch.Tensor) -> torch.Tensor:
+    """The gradient as a contiguous float32 tensor where it lies: its own memory if it is one, otherwise a copy."""
+    return gradient.detach().to(torch.float32).contiguous()
 
 
-def shares_memory(gradient: torch.Tensor, array: Array) -> bool:
-    """Whether the array is the gradient's own memory."""
-    return gradient.device.type == "cpu" and gradient.data_ptr() == array.ctypes.data
+def on_host(tensor: torch.Tensor) -> bool:
+    """Whether the processor can use the tensor's memory."""
+    return tensor.device.type == "cpu"
+
+
+def host(tensor: torch.Tensor) -> Array:
+    """A float32 tensor as an array: its own memory where it lies in the processor's, otherwise a copy."""
+    return np.asarray(tensor.detach().cpu().numpy())
 
 
 def values_of(tensor: Any, dtype: type[np.generic]) -> npt.NDArray[Any]:
@@ -40,21 +45,22 @@ def values_of(tensor: Any, dtype: type[np.generic]) -> npt.NDArray[Any]:
     return np.array(tensor, dtype)
 
 
-def in_order(array: Array, parameter: torch.Tensor) -> Array:
-    """A gradient's array as its parameter's shape has it: DDP's buckets have values in the order of memory."""
+def in_order(values: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """A gradient's values as its parameter's shape has them: DDP's buckets have them in the order of memory."""
     order = _order(parameter)
     if order == tuple(range(len(order))):
-        return array
+        return values
     shape = [parameter.shape[dimension] for dimension in order]
-    return np.ascontiguousarray(array.reshape(shape).transpose(np.argsort(order)))
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return values.reshape(shape).permute(back).contiguous()
 
 
-def in_memory(array: Array, parameter: torch.Tensor) -> Array:
+def in_memory(values: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """Takes `in_order` back."""
     order = _order(parameter)
     if order == tuple(range(len(order))):
-        return array
-    return np.ascontiguousarray(array.transpose(order)).reshape(array.shape)
+        return values
+    return values.permute(order).contiguous().reshape(values.shape)
 
 
 def _order(parameter: torch.Tensor) -> tuple[int, ...]:

@@ -21,13 +21,8 @@ import torch.distributed as dist
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
-from phloem.engines.torch import owing, reduction, saving
-from phloem.engines.torch.buffers import (
-    array_of,
-    done,
-    future_on,
-    shares_memory,
-)
+from phloem.engines.torch import gpu, owing, reduction, saving
+from phloem.engines.torch.buffers import done, future_on, on_host, wide
 from phloem.engines.torch.choosing import Trial
 from phloem.engines.torch.lanes import Lanes
 from phloem.engines.torch.peers import Peers, Traffic
@@ -51,6 +46,7 @@ class Compressed:
         scaler: torch.amp.GradScaler | None,
         seed: int,
         timeout_seconds: float,
+        on_gpu: bool | None = None,
     ) -> None:
         self.settings, self.step = settings, 0
         self._scaler = scaler if scaler is not None and scaler.is_enabled() else None
@@ -58,6 +54,7 @@ class Compressed:
         self._model = model
         self._parameters = dict(_trained(model))
         self._names = {id(parameter): name for name, parameter in self._parameters.items()}
+        self._on_gpu = gpu.stays(self._parameters.values(), on_gpu)
         self._group = model.process_group
         self.peers = Peers(self._group, timeout_seconds)
         shapes = {name: tuple(parameter.shape) for name, parameter in self._parameters.items()}
@@ -222,7 +219,7 @@ class Compressed:
             for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
                 late = self._owed.pay(self._names[id(parameter)])
                 if late is not None:
-                    gradient.add_(torch.from_numpy(late).to(gradient.device, gradient.dtype))
+                    gradient.add_(late.to(gradient.device, gradient.dtype))
             tiny = buffer.numel() < self.settings.dense_below
             sent = buffer if tiny else buffer.to(self._wide)
             sent.div_(self.peers.world)
@@ -239,27 +236,23 @@ class Compressed:
         names = tuple(self._names[id(parameter)] for parameter in bucket.parameters())
         tags = [self.peers.tag() for _ in range(4 if self.settings.matrix_rank else 2)]
         number = (self.step << 12) + bucket.index()
-        owed = [self._owed.begin(name, self._reduction.shapes[name]) for name in names]
-        on_host = buffer.device.type == "cpu"
+        place = buffer.device if self._on_gpu else torch.device("cpu")
+        owed = [self._owed.begin(name, self._reduction.shapes[name], place) for name in names]
         future = future_on(buffer.device)
         ready = None
-        if not on_host:
+        if not on_host(buffer):
             ready = torch.cuda.Event()
             ready.record(torch.cuda.current_stream(buffer.device))
         kernel_threads = torch.get_num_threads()
 
         def carry() -> str | None:
             try:
-                if ready is not None:
-                    ready.synchronize()
-                with torch.no_grad(), threads.at_least(kernel_threads):
-                    arrays = [array_of(gradient) for gradient in gradients]
-                    broken = self._reduction.mean(names, arrays, owed, tags, number)
-                    for gradient, array in zip(gradients, arrays, strict=True):
-                        if not shares_memory(gradient, array):
-                            gradient.copy_(torch.from_numpy(array))
-                if not on_host:
-                    torch.cuda.current_stream(buffer.device).synchronize()
+                with gpu.working_on(buffer.device, ready), torch.no_grad(), threads.at_least(kernel_threads):
+                    tensors = [wide(gradient).to(place) for gradient in gradients]
+                    broken = self._reduction.mean(names, tensors, owed, tags, number)
+                    for gradient, tensor in zip(gradients, tensors, strict=True):
+                        if tensor.data_ptr() != gradient.data_ptr():
+                            gradient.copy_(tensor)
                 return broken
             finally:
                 future.set_result(buffer)

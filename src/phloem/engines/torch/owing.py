@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from phloem.engines.torch.buffers import values_of
 from phloem.errors import ConfigError, StateError
@@ -24,27 +25,32 @@ VERSION = 1
 class Owed:
     """One rank's residuals, float32, in the unit of gradients as they come: scaled, where there is a loss scale.
 
+    They lie where gradients are coded: in the processor's memory, or in a GPU's.
+
     A step's changes count once all of its buckets are through: `commit`, or `discard` where one of them was broken.
 
     Attributes:
         own: by parameter, what this rank's frames lost and what the means lost that it had made.
     """
 
-    own: dict[str, Array] = field(default_factory=dict)
-    _pending: dict[str, Array] = field(default_factory=dict)
-    _paid: dict[str, Array] = field(default_factory=dict)
-    _spare: dict[str, Array] = field(default_factory=dict)
+    own: dict[str, torch.Tensor] = field(default_factory=dict)
+    _pending: dict[str, torch.Tensor] = field(default_factory=dict)
+    _paid: dict[str, torch.Tensor] = field(default_factory=dict)
+    _spare: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def begin(self, name: str, shape: tuple[int, ...]) -> Array:
+    def begin(self, name: str, shape: tuple[int, ...], device: torch.device | str = "cpu") -> torch.Tensor:
         """A copy of a parameter's residual, to be changed in place: what is owed after the step."""
-        array = self._spare.pop(name, None)
-        if array is None:
-            array = np.empty(shape, np.float32)
-        np.copyto(array, self.own.get(name, np.float32(0.0)))
-        self._pending[name] = array
-        return array
+        tensor = self._spare.pop(name, None)
+        if tensor is None or tensor.device != torch.device(device):
+            tensor = torch.empty(shape, device=device)
+        if name in self.own:
+            tensor.copy_(self.own[name])
+        else:
+            tensor.zero_()
+        self._pending[name] = tensor
+        return tensor
 
-    def pay(self, name: str) -> Array | None:
+    def pay(self, name: str) -> torch.Tensor | None:
         """A parameter's residual, to be added to its gradient: then nothing is owed of it."""
         if name in self.own:
             self._paid[name] = self.own.pop(name)
@@ -57,10 +63,10 @@ class Owed:
 
     def commit(self) -> None:
         """The step is through."""
-        for name, array in self._pending.items():
+        for name, tensor in self._pending.items():
             if name in self.own:
                 self._spare[name] = self.own[name]
-            self.own[name] = array
+            self.own[name] = tensor
         self._pending, self._paid = {}, {}
 
     def discard(self) -> None:
@@ -71,8 +77,8 @@ class Owed:
 
     def scale(self, factor: float) -> None:
         """Multiplies everything: the loss scale has changed."""
-        for array in self.own.values():
-            array *= np.float32(factor)
+        for tensor in self.own.values():
+            tensor *= factor
 
 
 def merged(states: Iterable[Mapping[str, Any]], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:

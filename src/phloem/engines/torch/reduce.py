@@ -20,10 +20,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from phloem import feedback as ef
 from phloem.codecs.base import Codec
 from phloem.codecs.ecsq import Ecsq
+from phloem.engines.torch.buffers import host, on_host
 from phloem.engines.torch.cutting import Shard, cut, shards_of
 from phloem.engines.torch.peers import Exchange, Peers
 from phloem.errors import ConfigError, FormatError
@@ -292,15 +294,15 @@ class PlainMean:
     def mean(
         self,
         names: tuple[str, ...],
-        arrays: Sequence[Array],
-        owed: Sequence[Array],
+        tensors: Sequence[torch.Tensor],
+        owed: Sequence[torch.Tensor],
         tags: Sequence[int],
         number: int,
     ) -> str | None:
-        """Overwrites `arrays` with the mean of arrays + owed and `owed` with what this rank then owes; or says why not.
+        """Overwrites `tensors` with the mean of tensors + owed, `owed` with what this rank then owes; or says why not.
 
-        Where it says so, all values of `arrays` are NaN at every rank and `owed` is nothing to go on with. Takes two
-        tags, and a number of its own.
+        Where it says so, all values of `tensors` are NaN at every rank and `owed` is nothing to go on with. Takes two
+        tags, and a number of its own. The processor codes them, wherever they lie.
 
         Raises:
             StateError: a rank is gone, or did not answer in time.
@@ -310,9 +312,15 @@ class PlainMean:
             self._buckets[names] = Tensors.of(shapes, self.sharded.peers.world)
 
         def keep(lost: Sequence[Array]) -> None:
-            for array, less in zip(owed, lost, strict=True):
-                np.copyto(array, less)
+            for tensor, less in zip(owed, lost, strict=True):
+                tensor.copy_(torch.from_numpy(less))
 
-        tensors = self._buckets[names]
-        legs = self.sharded.open(tensors, tags, number)
-        return self.sharded.mean(tensors, arrays, owed, self.pair, legs, keep)
+        bucket = self._buckets[names]
+        legs = self.sharded.open(bucket, tags, number)
+        arrays = [host(tensor) for tensor in tensors]
+        own = [host(tensor) for tensor in owed]
+        broken = self.sharded.mean(bucket, arrays, own, self.pair, legs, keep)
+        for tensor, array in zip(tensors, arrays, strict=True):
+            if not on_host(tensor):
+                tensor.copy_(torch.from_numpy(array))
+        return broken

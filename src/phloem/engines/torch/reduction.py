@@ -10,7 +10,7 @@ import torch
 
 from phloem.codecs.registry import codec_from
 from phloem.engines.torch.balance import Balance
-from phloem.engines.torch.buffers import in_memory, in_order, values_of
+from phloem.engines.torch.buffers import host, in_memory, in_order, values_of
 from phloem.engines.torch.owing import Owed
 from phloem.engines.torch.peers import Peers
 from phloem.engines.torch.reduce import Pair, PlainMean
@@ -48,32 +48,33 @@ class Reduction:
     def mean(
         self,
         names: tuple[str, ...],
-        arrays: Sequence[Array],
-        owed: Sequence[Array],
+        tensors: Sequence[torch.Tensor],
+        owed: Sequence[torch.Tensor],
         tags: Sequence[int],
         number: int,
     ) -> str | None:
-        """Overwrites `arrays` with the mean of arrays + owed, and `owed` with what is owed then; or says why not.
+        """Overwrites `tensors` with the mean of tensors + owed, and `owed` with what is owed then; or says why not.
 
+        All are float32 and contiguous, in the processor's memory or a GPU's; every rank has the same bits in the end.
         Frames are made of gradient ÷ scale where the optimizer divides by it, too. Tags and number as in `PlainMean`.
 
         Raises:
             StateError: a rank is gone, or did not answer in time.
         """
         # Who has not used a parameter pays nothing for it this time: perhaps nobody has, and the mean is lost.
-        idle = [n for n, array in enumerate(arrays) if self._skips_unused and not array.any()]
-        waits = {n: owed[n].copy() for n in idle}
+        idle = [n for n, tensor in enumerate(tensors) if self._skips_unused and not bool(tensor.any())]
+        waits = {n: owed[n].clone() for n in idle}
         for n in idle:
-            owed[n].fill(0.0)
+            owed[n].zero_()
         if self._balance is not None:
-            self._balance.divide(names, arrays, owed)
-        broken = self._mean.mean(names, arrays, owed, tags, number)
+            self._balance.divide(names, tensors, owed)
+        broken = self._mean.mean(names, tensors, owed, tags, number)
         if self._balance is not None:
-            self._balance.multiply(names, arrays, owed)
+            self._balance.multiply(names, tensors, owed)
             if broken is None:
-                self._balance.look(names, arrays)
-        for n, array in waits.items():
-            owed[n] += array
+                self._balance.look(names, tensors)
+        for n, tensor in waits.items():
+            owed[n] += tensor
         return broken
 
     def rescale(self, factor: float) -> None:
@@ -89,9 +90,9 @@ class Reduction:
         """What there is to remember, of gradients before a loss scale: tensors and plain values."""
         inverse = np.float32(1.0 / scale)
         plain = np.float32(1.0) if self._balance is not None else inverse
-        own = {name: in_order(array, self._parameters[name]) for name, array in self.owed.own.items()}
+        own = {name: in_order(tensor, self._parameters[name]) for name, tensor in self.owed.own.items()}
         return {
-            "own": {name: torch.from_numpy(array * inverse) for name, array in own.items()},
+            "own": {name: torch.from_numpy(host(tensor) * inverse) for name, tensor in own.items()},
             "right": {name: torch.from_numpy(array * plain) for name, array in self._mean.right.items()},
             "squares": {} if self._balance is None else self._balance.saved(float(inverse)),
             "steps": {key: step * float(plain) for key, step in self._mean.sharded.steps.items()},
@@ -99,7 +100,9 @@ class Reduction:
 
     def load(self, own: Mapping[str, Array], saved: Mapping[str, Any], scale: float) -> None:
         """Continues from what `saved` gave, with the residual `own`."""
-        self.owed.own = {name: in_memory(array, self._parameters[name]) for name, array in own.items()}
+        self.owed.own = {
+            name: in_memory(torch.from_numpy(array), self._parameters[name]) for name, array in own.items()
+        }
         plain = np.float32(1.0 if self._balance is not None else scale)
         self._mean.right = {name: array * plain for name, array in arrays_of(saved["right"]).items()}
         self._mean.sharded.steps = dict(saved["steps"])

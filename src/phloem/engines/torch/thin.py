@@ -6,6 +6,8 @@ Per step and matrix M (m × n) of gradient + residual, with Q (n × r) of the st
     Q = Mᵀ U                  the mean of all ranks' Q, in frames
     M̂ = U Qᵀ                  added up in one order everywhere, so all ranks have the same bits
 
+Matrices stay where they are: of those in a GPU's memory only P and Q cross to the processor, whose codecs know them.
+
 A rank keeps M − U Qᵀ of its own Q as its frame told it, and what the mean of Q lost. Vectors and small matrices go with
 Q: U is orthonormal, so one quantiser step is the right one for all of them. Source: Vogels et al., PowerSGD, 2019,
 Algorithms 1 and 2 (warm start, error feedback); there P and Q travel as they are.
@@ -20,6 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from phloem.engines.torch import gpu
+from phloem.engines.torch.buffers import host, on_host
 from phloem.engines.torch.peers import Peers
 from phloem.engines.torch.reduce import Legs, Pair, ShardedMean, Tensors
 from phloem.kernels import backend
@@ -57,14 +61,14 @@ class ThinMean:
     def mean(
         self,
         names: tuple[str, ...],
-        arrays: Sequence[Array],
-        owed: Sequence[Array],
+        tensors: Sequence[torch.Tensor],
+        owed: Sequence[torch.Tensor],
         tags: Sequence[int],
         number: int,
     ) -> str | None:
-        """Overwrites `arrays` with the mean of arrays + owed and `owed` with what this rank then owes; or says why not.
+        """Overwrites `tensors` with the mean of tensors + owed, `owed` with what this rank then owes; or says why not.
 
-        Where it says so, all values of `arrays` are NaN at every rank and `owed` is nothing to go on with. Takes four
+        Where it says so, all values of `tensors` are NaN at every rank and `owed` is nothing to go on with. Takes four
         tags, and a number of its own.
 
         Raises:
@@ -73,36 +77,37 @@ class ThinMean:
         bucket = self._bucket(names)
         first = self.sharded.open(bucket.first, tags[:2], 2 * number)
         second = self.sharded.open(bucket.second, tags[2:], 2 * number + 1)
-        for array, less in zip(arrays, owed, strict=True):
-            np.add(array, less, out=array)
-        wholes = [torch.from_numpy(arrays[place].reshape(size)) for place, size in bucket.thin.items()]
+        for tensor, less in zip(tensors, owed, strict=True):
+            tensor += less
+        wholes = [tensors[place].view(size) for place, size in bucket.thin.items()]
         left = [
-            np.ascontiguousarray((whole @ self._start(names[place], whole.shape[1], number)).numpy())
+            host(whole @ self._start(names[place], whole.shape[1], number).to(whole.device))
             for place, whole in zip(bucket.thin, wholes, strict=True)
         ]
         broken = self.sharded.mean(bucket.first, left, None, self.first, first, _forget)
         # what is no number in P makes Q none as well: then the second exchange says so, too
-        bases = [torch.from_numpy(_orthonormal(array)) for array in left]
-        broken = self._second(bucket, names, arrays, owed, wholes, bases, second) or broken
+        bases = [
+            torch.from_numpy(_orthonormal(array)).to(whole.device)
+            for array, whole in zip(left, wholes, strict=True)
+        ]
+        broken = self._second(bucket, names, tensors, owed, wholes, bases, second) or broken
         if broken is not None:
-            for array in arrays:
-                array.fill(np.nan)
+            for tensor in tensors:
+                tensor.fill_(math.nan)
         return broken
 
     def _second(
         self,
         bucket: _Bucket,
         names: tuple[str, ...],
-        arrays: Sequence[Array],
-        owed: Sequence[Array],
+        tensors: Sequence[torch.Tensor],
+        owed: Sequence[torch.Tensor],
         wholes: Sequence[torch.Tensor],
         bases: Sequence[torch.Tensor],
         legs: Legs,
     ) -> str | None:
         """The exchange of Q, and of the tensors that are no thin matrices, with what is owed of them."""
-        right = [
-            np.ascontiguousarray((whole.T @ base).numpy()) for whole, base in zip(wholes, bases, strict=True)
-        ]
+        right = [host(whole.T @ base) for whole, base in zip(wholes, bases, strict=True)]
         told = [array.copy() for array in right]
         plain = [place for place in range(len(names)) if place not in bucket.thin]
 
@@ -110,18 +115,17 @@ class ThinMean:
             for array, less in zip(told, lost, strict=False):
                 np.subtract(array, less, out=array)
             for place, less in zip(plain, lost[len(told) :], strict=True):
-                np.copyto(owed[place], less)
+                owed[place].copy_(torch.from_numpy(less))
 
-        together = [*right, *(arrays[place] for place in plain)]
+        together = [*right, *(host(tensors[place]) for place in plain)]
         broken = self.sharded.mean(bucket.second, together, None, self.second, legs, keep)
         if broken is not None:
             return broken
+        for place, array in zip(plain, together[len(right) :], strict=True):
+            if not on_host(tensors[place]):
+                tensors[place].copy_(torch.from_numpy(array))
         for number, (place, size) in enumerate(bucket.thin.items()):
-            base, whole = bases[number].numpy(), arrays[place].reshape(size)  # the array's own memory
-            backend().add_products(base, -np.ascontiguousarray(told[number].T), whole)
-            np.copyto(owed[place], arrays[place])
-            whole.fill(0.0)
-            backend().add_products(base, np.ascontiguousarray(right[number].T), whole)
+            split(wholes[number], owed[place].view(size), bases[number], told[number], right[number])
             self.right[names[place]] = right[number]
         return None
 
@@ -162,6 +166,27 @@ class ThinMean:
             lengths[new] = float(lengths[~new].min()) if not bool(new.all()) else 1.0
         start: torch.Tensor = rows / lengths
         return start
+
+
+def split(whole: torch.Tensor, owed: torch.Tensor, base: torch.Tensor, told: Array, mean: Array) -> None:
+    """Leaves base × meanᵀ in `whole`, and in `owed` what `whole` was, less base × toldᵀ: the same bits everywhere.
+
+    Args:
+        whole: float32, contiguous, on one device. Shape: (m, n).
+        owed: there, too. Shape: (m, n).
+        base: there, too. Shape: (m, r).
+        told: what the second product is made of. Shape: (n, r).
+        mean: what the first is made of. Shape: (n, r).
+    """
+    if on_host(whole):
+        matrix, left = host(whole), host(base)
+        backend().add_products(left, -np.ascontiguousarray(told.T), matrix)
+        owed.copy_(whole)
+        matrix.fill(0.0)
+        backend().add_products(left, np.ascontiguousarray(mean.T), matrix)
+    else:
+        there = [torch.from_numpy(array).to(whole.device) for array in (told, mean)]
+        gpu.split()(whole, owed, base, *there)
 
 
 def _forget(lost: Sequence[Array]) -> None:

@@ -1,0 +1,87 @@
+"""Gradients that stay in a GPU's memory: where there is room for what is owed, and what computes there."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+
+from phloem.errors import ConfigError
+
+#: What is owed, and what is owed after the step that is under way; in parts of the memory that is free.
+_COPIES, _SHARE = 2, 0.25
+_log = logging.getLogger("phloem")
+
+Split = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
+
+
+def stays(parameters: Iterable[torch.Tensor], wanted: bool | None) -> bool:
+    """Whether matrices of these parameters' gradients are coded where they lie, on a GPU.
+
+    Nobody having said what is `wanted`, they are where what is owed of them, 8 bytes per parameter, takes no more
+    than a quarter of the memory that is free. Ranks may differ: the bits are the same.
+
+    Raises:
+        ConfigError: it is wanted, and there is no GPU.
+    """
+    listed = list(parameters)
+    there = bool(listed) and all(parameter.device.type == "cuda" for parameter in listed)
+    if wanted and not there:
+        raise ConfigError(
+            "'on_gpu' keeps gradients on the GPU, and the model is not there",
+            hint="move it with model.cuda() first, or leave the option out",
+        )
+    if wanted is not None or not there:
+        return bool(wanted)
+    free, _ = torch.cuda.mem_get_info(listed[0].device)
+    needed = _COPIES * 4 * sum(parameter.numel() for parameter in listed)
+    fits = needed <= _SHARE * free
+    if not fits:
+        _log.info(
+            "gradients are coded by the processor: what is owed would take %d MB of the GPU", needed // 10**6
+        )
+    return fits
+
+
+@contextlib.contextmanager
+def working_on(device: torch.device, ready: torch.cuda.Event | None) -> Iterator[None]:
+    """Computes on a stream of its own once `ready` has come; at the end all of it is done.
+
+    On the processor there is nothing to wait for, and no event.
+    """
+    if ready is None:
+        yield
+        return
+    stream = torch.cuda.Stream(device)
+    with torch.cuda.device(device), torch.cuda.stream(stream):
+        stream.wait_event(ready)
+        try:
+            yield
+        finally:
+            stream.synchronize()
+
+
+@functools.cache
+def split() -> Split:
+    """`phloem.kernels.triton.split`, or the same in torch, by many passes, where there is no Triton."""
+    try:
+        from phloem.kernels import triton
+    except ImportError:
+        _log.info("Triton is not installed: thin matrices are added up by torch (same results, slower)")
+        return split_by_passes
+    return triton.split
+
+
+def split_by_passes(
+    whole: torch.Tensor, owed: torch.Tensor, base: torch.Tensor, told: torch.Tensor, mean: torch.Tensor
+) -> None:
+    """As `phloem.kernels.triton.split`. A product and a sum are calls of their own, so that nothing fuses them."""
+    for column, row in zip(base.T, told.T, strict=True):
+        whole -= column[:, None] * row
+    owed.copy_(whole)
+    whole.zero_()
+    for column, row in zip(base.T, mean.T, strict=True):
+        whole += column[:, None] * row
