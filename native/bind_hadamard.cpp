@@ -1,7 +1,5 @@
 // The Hadamard kernels and the product of thin matrices for Python: checks the sizes, lets go of the interpreter,
 // calls the loops of this processor.
-#include <cmath>
-
 #include "arrays.hpp"
 #include "levels.hpp"
 
@@ -10,30 +8,6 @@ namespace phloem {
 namespace {
 
 using DoubleRows = nb::ndarray<double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-
-double product(const double* one, const double* other, size_t size) {
-  double sum = 0.0;
-  for (size_t i = 0; i < size; ++i) sum += one[i] * other[i];  // from first to last: the order is specified
-  return sum;
-}
-
-// As `hadamard.orthonormal`.
-void orthonormal(double* rows, size_t count, size_t size) {
-  for (size_t j = 0; j < count; ++j) {
-    double* row = rows + j * size;
-    const double before = std::sqrt(product(row, row, size));
-    for (int pass = 0; pass < 2; ++pass) {
-      for (size_t i = 0; i < j; ++i) {
-        const double* other = rows + i * size;
-        const double share = product(other, row, size);
-        for (size_t k = 0; k < size; ++k) row[k] -= other[k] * share;
-      }
-    }
-    const double length = std::sqrt(product(row, row, size));
-    const bool keeps = length > 1e-10 * before;
-    for (size_t k = 0; k < size; ++k) row[k] = keeps ? row[k] / length : 0.0;
-  }
-}
 
 }  // namespace
 
@@ -60,7 +34,7 @@ void bind_hadamard(nb::module_& m) {
     const size_t count = rows.shape(0), size = rows.shape(1);
     double* data = rows.data();
     nb::gil_scoped_release release;
-    orthonormal(data, count, size);
+    loops().orthonormal(data, count, size);
   }, nb::arg("rows").noconvert());
   m.def("flip", [](const Result& vector, uint64_t seed) {
     float* data = vector.data();

@@ -352,6 +352,36 @@ void add_products(const float* left, const float* right, size_t rows, size_t ran
   }
 }
 
+// Sixteen sums, added in order.
+double product(const double* one, const double* other, size_t size) {
+  double sums[16] = {};
+  size_t i = 0;
+  for (; i + 16 <= size; i += 16) {
+    for (size_t l = 0; l < 16; ++l) sums[l] += one[i + l] * other[i + l];
+  }
+  for (; i < size; ++i) sums[i % 16] += one[i] * other[i];
+  double total = 0.0;
+  for (double sum : sums) total += sum;
+  return total;
+}
+
+void orthonormal(double* rows, size_t count, size_t size) {
+  for (size_t j = 0; j < count; ++j) {
+    double* row = rows + j * size;
+    const double before = std::sqrt(product(row, row, size));
+    for (int pass = 0; pass < 2; ++pass) {
+      for (size_t i = 0; i < j; ++i) {
+        const double* other = rows + i * size;
+        const double share = product(other, row, size);
+        for (size_t k = 0; k < size; ++k) row[k] -= other[k] * share;
+      }
+    }
+    const double length = std::sqrt(product(row, row, size));
+    const bool keeps = length > 1e-10 * before;
+    for (size_t k = 0; k < size; ++k) row[k] = keeps ? row[k] / length : 0.0;
+  }
+}
+
 #include "hadamard.hpp"
 
 }  // namespace
@@ -359,6 +389,6 @@ void add_products(const float* left, const float* right, size_t rows, size_t ran
 const Loops kLoops = {extent,     extent_of_sum,      energy, coarse,
                       quantise,   tokenise,           histogram, pack_flags, scan,
                       subtract_quantised, values, clear_negative_zeros, rans_encode, rans_decode,
-                      hadamard,   flip,               add_products};
+                      hadamard,   flip,               add_products, orthonormal};
 
 }  // namespace phloem::PHLOEM_LEVEL

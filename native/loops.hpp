@@ -83,6 +83,8 @@ struct Loops {
   // Adds left (rows x rank) times right (rank x columns) to `total`, one rank after another: for each value one product
   // and one sum, each rounded to float32.
   void (*add_products)(const float* left, const float* right, size_t rows, size_t rank, size_t columns, float* total);
+  // Makes rows orthonormal one after another, in place.
+  void (*orthonormal)(double* rows, size_t count, size_t size);
 };
 
 namespace portable { extern const Loops kLoops; }

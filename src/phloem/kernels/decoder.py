@@ -162,9 +162,9 @@ def read_frame(data: bytes, shapes: tuple[tuple[int, ...], ...]) -> tuple[Frame,
     return Frame(scales, steps, highest, pieces, parts, _read_centroids(coder, parts)), coder
 
 
-def check_parts(data: bytes, shapes: Sequence[Sequence[int]]) -> None:
+def check_parts(data: bytes, shapes: Sequence[tuple[int, ...]]) -> None:
     """Refuses a body that is shorter than the list of its parts' lengths: a layout may claim any size."""
-    if count_parts(shapes) > len(data):
+    if count_parts(tuple(shapes)) > len(data):
         raise FormatError("The body ends inside the lengths of its parts.", hint=_HINT)
 
 

@@ -233,7 +233,7 @@ def decode_into(
         known = _matching(held, shapes, body[position : position + 4])
         position += 4
     # a part takes a byte at least, so a short body cannot make us plan for a huge layout
-    if count_parts(shapes) > len(body):
+    if count_parts(tuple(shapes)) > len(body):
         raise FormatError("The body is too short for the parts of this layout.", hint=_HINT)
     importances: list[int] = []
     if flags & FLAG_IMPORTANCE:

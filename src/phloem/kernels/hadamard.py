@@ -20,6 +20,7 @@ from phloem.kernels.streams import words
 FloatArray = npt.NDArray[np.float32]
 DoubleArray = npt.NDArray[np.float64]
 
+_LANES = 16  # sums of products
 _PART = 1 << 16  # values at a time, so that all stages of a block find it in the cache
 
 
@@ -36,20 +37,27 @@ def add_products(left: FloatArray, right: FloatArray, total: FloatArray) -> None
 def orthonormal(rows: DoubleArray) -> None:
     """Makes the rows (r × m) orthonormal one after another, in place; those that depend on rows before become zero.
 
-    Modified Gram-Schmidt, every row twice, in float64; a sum of products adds them from first to last, so that every
-    machine has the same bits.
+    Modified Gram-Schmidt, every row twice, in float64. A sum of products is sixteen sums, product i in sum i % 16, each
+    from first to last, which are then added in order: the same bits on every machine.
     """
     for j, row in enumerate(rows if rows.size else ()):
         before = _length(row)
         for _ in range(2):
             for other in rows[:j]:
-                row -= other * np.cumsum(other * row)[-1]
+                row -= other * _product(other, row)
         length = _length(row)
         row[:] = row / length if length > 1e-10 * before else 0.0
 
 
 def _length(row: DoubleArray) -> float:
-    return math.sqrt(float(np.cumsum(row * row)[-1]))
+    return math.sqrt(_product(row, row))
+
+
+def _product(one: DoubleArray, other: DoubleArray) -> float:
+    padded = np.zeros(-(-one.size // _LANES) * _LANES)
+    padded[: one.size] = one * other
+    lanes = np.cumsum(padded.reshape(-1, _LANES), axis=0)[-1] if one.size else np.zeros(_LANES)
+    return float(np.cumsum(lanes)[-1])
 
 
 def hadamard(vector: FloatArray, size: int, scale: float) -> None:

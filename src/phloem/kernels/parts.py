@@ -39,7 +39,8 @@ def matrix(shape: Sequence[int]) -> tuple[int, int]:
     return shape[0], columns
 
 
-def count_parts(shapes: Sequence[Sequence[int]]) -> int:
+@lru_cache(maxsize=64)
+def count_parts(shapes: tuple[tuple[int, ...], ...]) -> int:
     """How many parts there are, without making them: a layout may claim any size."""
     return _walk(shapes)[-1][2] if shapes else 0
 

@@ -88,7 +88,7 @@ class Balance:
 
     def _set(self, name: str, rows: Doubles, columns: Doubles) -> None:
         self.squares[name] = rows, columns
-        self._scales[name] = _Scales(*_powers(rows, columns))
+        self._scales[name] = _Scales.of(*_powers(rows, columns))
 
     def scale(self, factor: float) -> None:
         """Gradients are `factor` times as large from now on: the loss scale has changed."""
@@ -119,23 +119,29 @@ class Balance:
 class _Scales:
     """A power of two for each row and each column, where they were last used."""
 
-    rows: torch.Tensor  # (m, 1)
-    columns: torch.Tensor  # (1, n)
+    by: tuple[torch.Tensor, torch.Tensor]  # (m, 1) and (1, n)
+    inverse: tuple[torch.Tensor, torch.Tensor]  # exact, for they are powers of two
+
+    @classmethod
+    def of(cls, rows: torch.Tensor, columns: torch.Tensor) -> _Scales:
+        return cls((rows, columns), (rows.reciprocal(), columns.reciprocal()))
 
     def divide(self, tensor: torch.Tensor) -> None:
-        matrix = self._matrix(tensor)
-        matrix *= self.rows.reciprocal()  # exact, for they are powers of two
-        matrix *= self.columns.reciprocal()
+        self._there(tensor.device)
+        tensor.view(self.shape).mul_(self.inverse[0]).mul_(self.inverse[1])
 
     def multiply(self, tensor: torch.Tensor) -> None:
-        matrix = self._matrix(tensor)
-        matrix *= self.rows
-        matrix *= self.columns
+        self._there(tensor.device)
+        tensor.view(self.shape).mul_(self.by[0]).mul_(self.by[1])
 
-    def _matrix(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor's own memory as a matrix."""
-        self.rows, self.columns = self.rows.to(tensor.device), self.columns.to(tensor.device)
-        return tensor.view(self.rows.numel(), self.columns.numel())
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.by[0]), self.by[1].shape[1]
+
+    def _there(self, device: torch.device) -> None:
+        if self.by[0].device != device:
+            self.by = self.by[0].to(device), self.by[1].to(device)
+            self.inverse = self.inverse[0].to(device), self.inverse[1].to(device)
 
 
 def _powers(rows: Doubles, columns: Doubles) -> tuple[torch.Tensor, torch.Tensor]:

@@ -110,12 +110,12 @@ class ShardedMean:
         owed: Sequence[Array] | None,
         pair: Pair,
         legs: Legs,
-        keep: Callable[[Sequence[Array]], None],
+        keep: Callable[[Sequence[Array]], None] | None,
     ) -> str | None:
         """Overwrites `arrays` with the mean of arrays + owed over all ranks; None, or why there is none.
 
         In that case all values are NaN at every rank. Otherwise `keep` is given what this rank has to keep of what
-        was lost, in arrays that are used again afterwards.
+        was lost, in arrays that are used again afterwards; without it, nobody computes that.
 
         Raises:
             StateError: a rank is gone, or did not answer in time.
@@ -141,7 +141,7 @@ class _Exchange:
         self.mine = self.shards.get(self.rank)
         self.others = [rank for rank in range(self.peers.world) if rank != self.rank]
 
-    def run(self, keep: Callable[[Sequence[Array]], None]) -> str | None:
+    def run(self, keep: Callable[[Sequence[Array]], None] | None) -> str | None:
         """Both legs, and the residuals once every frame of both is known to be whole."""
         mine, rank = self.mine, self.rank
         up, down = self.legs.up, self.legs.down
@@ -157,20 +157,23 @@ class _Exchange:
             message, in_flight = self._down(mine, own, messages)
             down.send(message, *self.others)
         with self._timed():
-            for owner, state in flying.items():
-                self._lose(self.shards[owner], state, 1)
-            if mine:
-                self._lose(mine, in_flight, self.peers.world)
+            decoded = self._decoded(mine, in_flight) if mine else []
+            if keep is not None:
+                for owner, state in flying.items():
+                    self._lose(self.shards[owner], state)
+                if mine:
+                    self._lose_mean(mine, in_flight, decoded)
         means = down.finish()
-        if mine:
-            means[rank] = message
-        broken = [words[1:].decode() for words in means.values() if words[:1] == _BROKEN]
+        broken = [words[1:].decode() for words in (message, *means.values()) if words[:1] == _BROKEN]
         if broken:
             for array in self.arrays:
                 array.fill(math.nan)
             return broken[0]
         with self._timed():
-            keep(self.arrays)
+            if keep is not None:
+                keep(self.arrays)
+            for array, value in zip(self._part(mine, self.arrays) if mine else (), decoded, strict=True):
+                np.copyto(array, value)
             for owner, message in means.items():
                 part = self._part(self.shards[owner], self.arrays)
                 for array in part:
@@ -241,17 +244,30 @@ class _Exchange:
 
     # -- the end ---------------------------------------------------------------------------------------------
 
-    def _lose(self, shard: Shard, state: Residual, times: int) -> None:
-        """Leaves in the arrays what a frame in flight loses, so many times."""
-        part = self._part(shard, self.arrays)
+    def _lose(self, shard: Shard, state: Residual) -> None:
+        """Leaves in the arrays what a frame in flight loses."""
         if state.sent is None or state.forgives:
-            for array in part:
+            for array in self._part(shard, self.arrays):
                 array.fill(0.0)
-            return
-        ef.resolve(state, shard.layout, accepted=True, reuse=True)
-        if times != 1:
-            for array in part:
-                np.multiply(array, np.float32(times), out=array)
+        else:
+            ef.resolve(state, shard.layout, accepted=True, reuse=True)
+
+    def _decoded(self, shard: Shard, state: Residual) -> list[Array]:
+        """The mean of the own shard, as everybody decodes it."""
+        found = [np.zeros(array.shape, np.float32) for array in self._part(shard, self.arrays)]
+        if state.sent is not None:
+            frames.unpack(state.sent, shard.layout).add_to(found)
+        return found
+
+    def _lose_mean(self, shard: Shard, state: Residual, decoded: Sequence[Array]) -> None:
+        """Leaves in the arrays what the own shard's mean loses, as many times as there are ranks."""
+        forgiven = state.sent is None or state.forgives
+        for array, value in zip(self._part(shard, self.arrays), decoded, strict=True):
+            if forgiven:
+                array.fill(0.0)
+            else:
+                np.subtract(array, value, out=array)
+                np.multiply(array, np.float32(self.peers.world), out=array)
 
     @staticmethod
     def _part(shard: Shard, arrays: Sequence[Array]) -> list[Array]:

@@ -84,7 +84,8 @@ class ThinMean:
             host(whole @ self._start(names[place], whole.shape[1], number).to(whole.device))
             for place, whole in zip(bucket.thin, wholes, strict=True)
         ]
-        broken = self.sharded.mean(bucket.first, left, None, self.first, first, _forget)
+        # P is a direction to look in: what its frames lose is not lost
+        broken = self.sharded.mean(bucket.first, left, None, self.first, first, None)
         # what is no number in P makes Q none as well: then the second exchange says so, too
         bases = [
             torch.from_numpy(_orthonormal(array)).to(whole.device)
@@ -187,10 +188,6 @@ def split(whole: torch.Tensor, owed: torch.Tensor, base: torch.Tensor, told: Arr
     else:
         there = [torch.from_numpy(array).to(whole.device) for array in (told, mean)]
         gpu.split()(whole, owed, base, *there)
-
-
-def _forget(lost: Sequence[Array]) -> None:
-    """P is a direction to look in: what its frame loses is not lost."""
 
 
 def _orthonormal(left: Array) -> Array:
