@@ -36,7 +36,7 @@ def split() -> None:
     """The same bits as the processor's, whatever the values; and so has torch's way without Triton."""
     rng = np.random.default_rng(3)
     for m, n, rank in SHAPES:
-        whole, base, told, mean = (uneven(rng, *s) for s in ((m, n), (m, rank), (n, rank), (n, rank)))
+        whole, base, told, mean = (uneven(rng, *s) for s in ((m, n), (rank, m), (rank, n), (rank, n)))
         found = []
         for function in (thin.split, gpu.split_by_passes, kernels.split):
             mine, owed = torch.from_numpy(whole.copy()), torch.full((m, n), 7.0)
@@ -115,7 +115,9 @@ def compiled() -> None:
         assembly = done.asm["ptx"]
         for word in ("fma.", ".ftz", ".approx", "mma", ".tf32"):
             assert word not in assembly, (capability, word)
-        assert all(f"{word}.f32" in assembly or f"{word}.rn.f32" in assembly for word in ("mul", "sub", "add"))
+        assert all(
+            f"{word}.f32" in assembly or f"{word}.rn.f32" in assembly for word in ("mul", "sub", "add")
+        )
         assert done.asm["cubin"][:4] == b"\x7fELF"
 
 

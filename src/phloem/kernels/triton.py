@@ -19,10 +19,10 @@ _FUSED = {"enable_fp_fusion": False}
 
 @triton.jit
 def _sum_of_products(total, left, right, rows, columns, m, n, RANK: tl.constexpr, MINUS: tl.constexpr):
-    """`total` plus (or minus) the products of one column of `left` (m × RANK) and one row of `right` (n × RANK)ᵀ."""
+    """`total` plus (or minus) the products of one row of `left` (RANK × m) and the same of `right` (RANK × n)."""
     for r in range(RANK):
-        column = tl.load(left + rows.to(tl.int64) * RANK + r, mask=rows < m, other=0.0)
-        row = tl.load(right + columns.to(tl.int64) * RANK + r, mask=columns < n, other=0.0)
+        column = tl.load(left + r * m + rows, mask=rows < m, other=0.0)
+        row = tl.load(right + r * n + columns, mask=columns < n, other=0.0)
         product = column[:, None] * row[None, :]
         total = total - product if MINUS else total + product
     return total
@@ -55,15 +55,15 @@ def _split(
 def split(
     whole: torch.Tensor, owed: torch.Tensor, base: torch.Tensor, told: torch.Tensor, mean: torch.Tensor
 ) -> None:
-    """Leaves base × meanᵀ in `whole`, and in `owed` what `whole` was, less base × toldᵀ.
+    """Leaves baseᵀ × mean in `whole`, and in `owed` what `whole` was, less baseᵀ × told.
 
     Args:
         whole: float32, contiguous, in one GPU's memory. Shape: (m, n).
         owed: there, too. Shape: (m, n).
-        base: there, too. Shape: (m, r).
-        told: what the second product is made of. Shape: (n, r), there, too.
-        mean: what the first is made of. Shape: (n, r).
+        base: there, too. Shape: (r, m).
+        told: what the second product is made of. Shape: (r, n), there, too.
+        mean: what the first is made of. Shape: (r, n).
     """
     m, n = whole.shape
     grid = (triton.cdiv(m, _TALL), triton.cdiv(n, _WIDE))
-    _split[grid](whole, owed, base, told, mean, m, n, base.shape[1], _TALL, _WIDE, **_FUSED)
+    _split[grid](whole, owed, base, told, mean, m, n, base.shape[0], _TALL, _WIDE, **_FUSED)

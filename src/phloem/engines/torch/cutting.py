@@ -7,7 +7,7 @@ first step, and what a rank owes for its pieces stays with it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from phloem.tensors import Layout, TensorSpec
@@ -43,10 +43,23 @@ class Shard:
     places: tuple[int, ...]
 
 
-def cut(shapes: Mapping[str, Sequence[int]], ranks: int) -> dict[str, tuple[Piece, ...]]:
+def spans(length: int, size: int, ranks: int) -> list[tuple[int, int]]:
+    """How `size` values, of which so many lie together along `length`, are divided among ranks: from, to.
+
+    >>> spans(512, 512 * 128, 2)
+    [(0, 256), (256, 512)]
+    """
+    count = max(1, min(ranks, length, size // LEAST_ELEMENTS))
+    return [(n * length // count, (n + 1) * length // count) for n in range(count)]
+
+
+def cut(
+    shapes: Mapping[str, Sequence[int]], ranks: int, whole: Collection[str] = ()
+) -> dict[str, tuple[Piece, ...]]:
     """The pieces of every parameter, by rows of its first dimension, in balance over all ranks.
 
-    Later parameters first, as gradients come, so that one bucket's pieces are in balance, too.
+    Later parameters first, as gradients come, so that one bucket's pieces are in balance, too. Those that are named
+    as `whole` are not cut.
 
     >>> [piece.name for piece in cut({"w": (512, 128)}, 2)["w"]]
     ['w[0:256]', 'w[256:512]']
@@ -56,15 +69,14 @@ def cut(shapes: Mapping[str, Sequence[int]], ranks: int) -> dict[str, tuple[Piec
     for parameter, shape in reversed(list(shapes.items())):
         size = math.prod(shape)
         rows = shape[0] if shape else 1
-        count = max(1, min(ranks, rows, size // LEAST_ELEMENTS))
+        places = [(0, rows)] if parameter in whole else spans(rows, size, ranks)
         made, taken = [], set[int]()
-        for n in range(count):
-            first, last = n * rows // count, (n + 1) * rows // count
+        for first, last in places:
             owner = min((rank for rank in range(ranks) if rank not in taken), key=lambda rank: loads[rank])
             taken.add(owner)
             part = (last - first, *shape[1:]) if shape else ()
             loads[owner] += math.prod(part)
-            name = parameter if count == 1 else f"{parameter}[{first}:{last}]"
+            name = parameter if len(places) == 1 else f"{parameter}[{first}:{last}]"
             made.append(Piece(parameter, first, last, part, owner, name))
         pieces[parameter] = tuple(made)
     return pieces

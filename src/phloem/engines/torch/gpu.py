@@ -79,9 +79,9 @@ def split_by_passes(
     whole: torch.Tensor, owed: torch.Tensor, base: torch.Tensor, told: torch.Tensor, mean: torch.Tensor
 ) -> None:
     """As `phloem.kernels.triton.split`. A product and a sum are calls of their own, so that nothing fuses them."""
-    for column, row in zip(base.T, told.T, strict=True):
+    for column, row in zip(base, told, strict=True):
         whole -= column[:, None] * row
     owed.copy_(whole)
     whole.zero_()
-    for column, row in zip(base.T, mean.T, strict=True):
+    for column, row in zip(base, mean, strict=True):
         whole += column[:, None] * row

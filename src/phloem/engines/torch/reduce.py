@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,9 +67,9 @@ class Tensors:
     shards: dict[int, Shard]
 
     @classmethod
-    def of(cls, shapes: Mapping[str, tuple[int, ...]], ranks: int) -> Tensors:
-        """These tensors among so many ranks."""
-        return cls(tuple(shapes), shards_of(tuple(shapes), cut(shapes, ranks)))
+    def of(cls, shapes: Mapping[str, tuple[int, ...]], ranks: int, whole: Collection[str] = ()) -> Tensors:
+        """These tensors among so many ranks; those named as `whole` are not cut."""
+        return cls(tuple(shapes), shards_of(tuple(shapes), cut(shapes, ranks, whole)))
 
 
 @dataclass(frozen=True)
@@ -159,10 +159,7 @@ class _Exchange:
         with self._timed():
             decoded = self._decoded(mine, in_flight) if mine else []
             if keep is not None:
-                for owner, state in flying.items():
-                    self._lose(self.shards[owner], state)
-                if mine:
-                    self._lose_mean(mine, in_flight, decoded)
+                self._lose(flying, in_flight, decoded)
         means = down.finish()
         broken = [words[1:].decode() for words in (message, *means.values()) if words[:1] == _BROKEN]
         if broken:
@@ -172,13 +169,7 @@ class _Exchange:
         with self._timed():
             if keep is not None:
                 keep(self.arrays)
-            for array, value in zip(self._part(mine, self.arrays) if mine else (), decoded, strict=True):
-                np.copyto(array, value)
-            for owner, message in means.items():
-                part = self._part(self.shards[owner], self.arrays)
-                for array in part:
-                    array.fill(0.0)
-                frames.unpack(message, self.shards[owner].layout).add_to(part)
+            self._take(means, decoded)
         return None
 
     def _timed(self) -> _Timed:
@@ -244,14 +235,6 @@ class _Exchange:
 
     # -- the end ---------------------------------------------------------------------------------------------
 
-    def _lose(self, shard: Shard, state: Residual) -> None:
-        """Leaves in the arrays what a frame in flight loses."""
-        if state.sent is None or state.forgives:
-            for array in self._part(shard, self.arrays):
-                array.fill(0.0)
-        else:
-            ef.resolve(state, shard.layout, accepted=True, reuse=True)
-
     def _decoded(self, shard: Shard, state: Residual) -> list[Array]:
         """The mean of the own shard, as everybody decodes it."""
         found = [np.zeros(array.shape, np.float32) for array in self._part(shard, self.arrays)]
@@ -259,15 +242,34 @@ class _Exchange:
             frames.unpack(state.sent, shard.layout).add_to(found)
         return found
 
-    def _lose_mean(self, shard: Shard, state: Residual, decoded: Sequence[Array]) -> None:
-        """Leaves in the arrays what the own shard's mean loses, as many times as there are ranks."""
-        forgiven = state.sent is None or state.forgives
-        for array, value in zip(self._part(shard, self.arrays), decoded, strict=True):
+    def _lose(self, flying: Mapping[int, Residual], mean: Residual, decoded: Sequence[Array]) -> None:
+        """Leaves in the arrays what frames in flight lose, of the own shard's mean as many times as there are ranks."""
+        for owner, state in flying.items():
+            if state.sent is None or state.forgives:
+                for array in self._part(self.shards[owner], self.arrays):
+                    array.fill(0.0)
+            else:
+                ef.resolve(state, self.shards[owner].layout, accepted=True, reuse=True)
+        forgiven = mean.sent is None or mean.forgives
+        for array, value in zip(self._own_part(), decoded, strict=True):
             if forgiven:
                 array.fill(0.0)
             else:
                 np.subtract(array, value, out=array)
                 np.multiply(array, np.float32(self.peers.world), out=array)
+
+    def _take(self, means: Mapping[int, bytes], decoded: Sequence[Array]) -> None:
+        """Overwrites the arrays with the means: the others' messages, and the own one as it was decoded."""
+        for array, value in zip(self._own_part(), decoded, strict=True):
+            np.copyto(array, value)
+        for owner, message in means.items():
+            part = self._part(self.shards[owner], self.arrays)
+            for array in part:
+                array.fill(0.0)
+            frames.unpack(message, self.shards[owner].layout).add_to(part)
+
+    def _own_part(self) -> list[Array]:
+        return self._part(self.mine, self.arrays) if self.mine else []
 
     @staticmethod
     def _part(shard: Shard, arrays: Sequence[Array]) -> list[Array]:

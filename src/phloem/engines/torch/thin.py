@@ -6,6 +6,7 @@ Per step and matrix M (m × n) of gradient + residual, with Q (n × r) of the st
     Q = Mᵀ U                  the mean of all ranks' Q, in frames
     M̂ = U Qᵀ                  added up in one order everywhere, so all ranks have the same bits
 
+They are coded as Pᵀ and Qᵀ: in long rows, each of a size of its own, which takes the codec a third of the time.
 Matrices stay where they are: of those in a GPU's memory only P and Q cross to the processor, whose codecs know them.
 
 A rank keeps M − U Qᵀ of its own Q as its frame told it, and what the mean of Q lost. Vectors and small matrices go with
@@ -24,6 +25,8 @@ import torch
 
 from phloem.engines.torch import gpu
 from phloem.engines.torch.buffers import host, on_host
+from phloem.engines.torch.cutting import spans
+from phloem.engines.torch.owing import matrix_of
 from phloem.engines.torch.peers import Peers
 from phloem.engines.torch.reduce import Legs, Pair, ShardedMean, Tensors
 from phloem.kernels import backend
@@ -32,10 +35,21 @@ from phloem.tensors import Array
 
 
 @dataclass(frozen=True)
-class _Bucket:
-    """The tensors of one bucket: the matrices by place, what P and Q have to carry."""
+class _Matrix:
+    """A matrix of a bucket, and the columns from where to where that its Pᵀ and its Qᵀ are cut at."""
 
-    thin: dict[int, tuple[int, int]]  # place: rows, columns
+    place: int
+    size: tuple[int, int]
+    left: list[tuple[int, int]]
+    right: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    """The tensors of one bucket: which are matrices, what P and Q have to carry."""
+
+    matrices: tuple[_Matrix, ...]
+    plain: tuple[int, ...]
     first: Tensors
     second: Tensors
 
@@ -79,17 +93,19 @@ class ThinMean:
         second = self.sharded.open(bucket.second, tags[2:], 2 * number + 1)
         for tensor, less in zip(tensors, owed, strict=True):
             tensor += less
-        wholes = [tensors[place].view(size) for place, size in bucket.thin.items()]
+        wholes = [tensors[matrix.place].view(matrix.size) for matrix in bucket.matrices]
         left = [
-            host(whole @ self._start(names[place], whole.shape[1], number).to(whole.device))
-            for place, whole in zip(bucket.thin, wholes, strict=True)
+            host(self._start(names[matrix.place], matrix.size[1], number).T.to(whole.device) @ whole.T)
+            for matrix, whole in zip(bucket.matrices, wholes, strict=True)
         ]
+        cuts = [matrix.left for matrix in bucket.matrices]
+        pieces = _cut(left, cuts)
         # P is a direction to look in: what its frames lose is not lost
-        broken = self.sharded.mean(bucket.first, left, None, self.first, first, None)
+        broken = self.sharded.mean(bucket.first, pieces, None, self.first, first, None)
         # what is no number in P makes Q none as well: then the second exchange says so, too
         bases = [
             torch.from_numpy(_orthonormal(array)).to(whole.device)
-            for array, whole in zip(left, wholes, strict=True)
+            for array, whole in zip(_joined(pieces, cuts), wholes, strict=True)
         ]
         broken = self._second(bucket, names, tensors, owed, wholes, bases, second) or broken
         if broken is not None:
@@ -108,42 +124,51 @@ class ThinMean:
         legs: Legs,
     ) -> str | None:
         """The exchange of Q, and of the tensors that are no thin matrices, with what is owed of them."""
-        right = [host(whole.T @ base) for whole, base in zip(wholes, bases, strict=True)]
-        told = [array.copy() for array in right]
-        plain = [place for place in range(len(names)) if place not in bucket.thin]
+        cuts = [matrix.right for matrix in bucket.matrices]
+        pieces = _cut([host(base @ whole) for whole, base in zip(wholes, bases, strict=True)], cuts)
+        told = [array.copy() for array in pieces]
 
         def keep(lost: Sequence[Array]) -> None:
             for array, less in zip(told, lost, strict=False):
                 np.subtract(array, less, out=array)
-            for place, less in zip(plain, lost[len(told) :], strict=True):
+            for place, less in zip(bucket.plain, lost[len(told) :], strict=True):
                 owed[place].copy_(torch.from_numpy(less))
 
-        together = [*right, *(host(tensors[place]) for place in plain)]
+        together = [*pieces, *(host(tensors[place]) for place in bucket.plain)]
         broken = self.sharded.mean(bucket.second, together, None, self.second, legs, keep)
         if broken is not None:
             return broken
-        for place, array in zip(plain, together[len(right) :], strict=True):
+        for place, array in zip(bucket.plain, together[len(pieces) :], strict=True):
             if not on_host(tensors[place]):
                 tensors[place].copy_(torch.from_numpy(array))
-        for number, (place, size) in enumerate(bucket.thin.items()):
-            split(wholes[number], owed[place].view(size), bases[number], told[number], right[number])
-            self.right[names[place]] = right[number]
+        both = zip(_joined(told, cuts), _joined(pieces, cuts), strict=True)
+        for matrix, whole, base, (own, mean) in zip(bucket.matrices, wholes, bases, both, strict=True):
+            split(whole, owed[matrix.place].view(matrix.size), base, own, mean)
+            self.right[names[matrix.place]] = np.ascontiguousarray(mean.T)
         return None
 
     def _bucket(self, names: tuple[str, ...]) -> _Bucket:
         if names not in self._buckets:
-            thin = {}
+            ranks, matrices, plain = self.sharded.peers.world, [], []
+            left: dict[str, tuple[int, ...]] = {}
+            right: dict[str, tuple[int, ...]] = {}
             for place, name in enumerate(names):
                 shape = self.shapes[name]
-                rows = shape[0] if shape else 1
-                columns = math.prod(shape[1:])
-                if len(shape) > 1 and 2 * self.rank * (rows + columns) <= rows * columns:
-                    thin[place] = (rows, columns)
-            left = {f"{names[place]}.p": (size[0], self.rank) for place, size in thin.items()}
-            right = {f"{names[place]}.q": (size[1], self.rank) for place, size in thin.items()}
-            plain = {name: self.shapes[name] for place, name in enumerate(names) if place not in thin}
-            ranks = self.sharded.peers.world
-            self._buckets[names] = _Bucket(thin, Tensors.of(left, ranks), Tensors.of(right | plain, ranks))
+                rows, columns = matrix_of(shape)
+                if len(shape) < 2 or 2 * self.rank * (rows + columns) > rows * columns:
+                    plain.append(place)
+                    continue
+                cuts = [spans(length, length * self.rank, ranks) for length in (rows, columns)]
+                matrices.append(_Matrix(place, (rows, columns), *cuts))
+                left |= {f"{name}.p[{first}:{last}]": (self.rank, last - first) for first, last in cuts[0]}
+                right |= {f"{name}.q[{first}:{last}]": (self.rank, last - first) for first, last in cuts[1]}
+            others = {names[place]: self.shapes[names[place]] for place in plain}
+            self._buckets[names] = _Bucket(
+                tuple(matrices),
+                tuple(plain),
+                Tensors.of(left, ranks, whole=left),
+                Tensors.of(right | others, ranks, whole=right),
+            )
         return self._buckets[names]
 
     def _start(self, name: str, columns: int, number: int) -> torch.Tensor:
@@ -170,28 +195,44 @@ class ThinMean:
 
 
 def split(whole: torch.Tensor, owed: torch.Tensor, base: torch.Tensor, told: Array, mean: Array) -> None:
-    """Leaves base × meanᵀ in `whole`, and in `owed` what `whole` was, less base × toldᵀ: the same bits everywhere.
+    """Leaves baseᵀ × mean in `whole`, and in `owed` what `whole` was, less baseᵀ × told: the same bits everywhere.
 
     Args:
         whole: float32, contiguous, on one device. Shape: (m, n).
         owed: there, too. Shape: (m, n).
-        base: there, too. Shape: (m, r).
-        told: what the second product is made of. Shape: (n, r).
-        mean: what the first is made of. Shape: (n, r).
+        base: there, too. Shape: (r, m).
+        told: what the second product is made of. Shape: (r, n).
+        mean: what the first is made of. Shape: (r, n).
     """
     if on_host(whole):
-        matrix, left = host(whole), host(base)
-        backend().add_products(left, -np.ascontiguousarray(told.T), matrix)
+        matrix, left = host(whole), np.ascontiguousarray(host(base).T)
+        backend().add_products(left, -told, matrix)
         owed.copy_(whole)
         matrix.fill(0.0)
-        backend().add_products(left, np.ascontiguousarray(mean.T), matrix)
+        backend().add_products(left, mean, matrix)
     else:
         there = [torch.from_numpy(array).to(whole.device) for array in (told, mean)]
         gpu.split()(whole, owed, base, *there)
 
 
+def _cut(arrays: Sequence[Array], cuts: Sequence[Sequence[tuple[int, int]]]) -> list[Array]:
+    """These columns of the arrays, one array after another."""
+    return [
+        np.ascontiguousarray(array[:, first:last])
+        for array, places in zip(arrays, cuts, strict=True)
+        for first, last in places
+    ]
+
+
+def _joined(pieces: Sequence[Array], cuts: Sequence[Sequence[tuple[int, int]]]) -> list[Array]:
+    """Takes `_cut` back."""
+    left = iter(pieces)
+    every = [[next(left) for _ in places] for places in cuts]
+    return [own[0] if len(own) == 1 else np.concatenate(own, axis=1) for own in every]
+
+
 def _orthonormal(left: Array) -> Array:
-    """The columns of P made orthonormal: the same bits everywhere."""
-    rows = np.array(left.T, np.float64, order="C")
+    """The rows of Pᵀ made orthonormal: the same bits everywhere."""
+    rows = left.astype(np.float64)
     backend().orthonormal(rows)
-    return np.ascontiguousarray(rows.T, np.float32)
+    return rows.astype(np.float32)
