@@ -70,6 +70,13 @@ def _go() -> str | None:
     return None if sources.is_dir() else f"{go} comes without {sources}"
 
 
+def _triton() -> str | None:
+    """None if Triton is in this environment or, where torch's build has none, in a folder of its own beside it."""
+    if (Path(sys.prefix) / "triton/triton").is_dir():
+        return None
+    return _package("triton")
+
+
 # A probe answers None if its service works, otherwise the reason why not.
 PROBES: dict[str, Callable[[], str | None]] = {
     "chromium": lambda: _program("chromium", "chromium-browser", "google-chrome"),
@@ -81,7 +88,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     ),  # both need older packages than those in constraints.txt
     "strace": lambda: _program("strace"),
     "flower": lambda: _package("flwr"),
-    "triton": lambda: _package("triton"),
+    "triton": _triton,
     "namespaces": _namespaces,
 }
 

@@ -14,7 +14,8 @@ pytestmark = [pytest.mark.service("triton"), pytest.mark.slow]
 
 
 def run(part: str, interpreted: bool) -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": str(int(interpreted)), "OMP_NUM_THREADS": "1"}
+    beside = {"PYTHONPATH": str(Path(sys.prefix) / "triton")}  # see .ci/run
+    environment = {**os.environ, **beside, "TRITON_INTERPRET": str(int(interpreted)), "OMP_NUM_THREADS": "1"}
     argv = [sys.executable, "-m", "tests.kernels.on_triton", part]
     done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
