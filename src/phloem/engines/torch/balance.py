@@ -30,6 +30,7 @@ _BITS = 20  # of a value in the whole numbers that are squared
 _LEAST = (
     2.0**-16
 )  # of a row's or column's mean square, beside the tensor's: what hardly moves is not blown up without end
+_PART = 1 << 20  # values that are looked at at a time
 _BEGINS = 2  # looks at every step until then
 
 Doubles = npt.NDArray[np.float64]
@@ -76,10 +77,14 @@ class Balance:
         if not 0.0 < largest < math.inf:
             return
         unit = math.ldexp(1.0, math.frexp(largest)[1] - _BITS)
-        whole = (matrix.double() / unit).round_().to(torch.int64)
-        whole *= whole
-        rows = whole.sum(dim=1).cpu().numpy() * (unit * unit / matrix.shape[1])
-        columns = whole.sum(dim=0).cpu().numpy() * (unit * unit / matrix.shape[0])
+        by_row, by_column = [], torch.zeros(matrix.shape[1], dtype=torch.int64, device=matrix.device)
+        for part in matrix.split(max(1, _PART // matrix.shape[1])):
+            whole = (part.double() / unit).round_().to(torch.int64)
+            whole *= whole
+            by_row.append(whole.sum(dim=1))
+            by_column += whole.sum(dim=0)
+        rows = torch.cat(by_row).cpu().numpy() * (unit * unit / matrix.shape[1])
+        columns = by_column.cpu().numpy() * (unit * unit / matrix.shape[0])
         if name in self.squares:
             before = self.squares[name]
             rows = (1.0 - _FORGETS) * before[0] + _FORGETS * rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -14,6 +15,7 @@ from phloem.errors import ConfigError
 #: What is owed, and what is owed after the step that is under way; in parts of the memory that is free.
 _COPIES, _SHARE = 2, 0.25
 _log = logging.getLogger("phloem")
+_here = threading.local()
 
 Split = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
 
@@ -46,16 +48,24 @@ def stays(parameters: Iterable[torch.Tensor], wanted: bool | None) -> bool:
     return fits
 
 
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """This thread's own: memory that was used on a stream is used again there alone."""
+    streams: dict[torch.device, torch.cuda.Stream] = _here.__dict__.setdefault("streams", {})
+    if device not in streams:
+        streams[device] = torch.cuda.Stream(device)
+    return streams[device]
+
+
 @contextlib.contextmanager
 def working_on(device: torch.device, ready: torch.cuda.Event | None) -> Iterator[None]:
-    """Computes on a stream of its own once `ready` has come; at the end all of it is done.
+    """Computes on a stream of this thread's own once `ready` has come; at the end all of it is done.
 
     On the processor there is nothing to wait for, and no event.
     """
     if ready is None:
         yield
         return
-    stream = torch.cuda.Stream(device)
+    stream = _stream(device)
     with torch.cuda.device(device), torch.cuda.stream(stream):
         stream.wait_event(ready)
         try:
