@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -44,6 +45,23 @@ def driven(trial: Trial, *ranks: list[Step], noise: Iterable[float] = ()) -> tup
                 return choice, went
         went.append(trial.way(step))
         step += 1
+
+
+@pytest.mark.parametrize(
+    ("bits", "codec", "rank", "name"),
+    [
+        (None, None, 32, "thin 32 at 4 bits"),
+        (0.7, None, 0, "ecsq at 0.7 bits"),
+        (None, {"codec": "topk", "fraction": 0.1}, 0, "topk"),
+        (None, "none", 2, "thin 2 none"),
+    ],
+)
+def test_a_way_that_is_given_has_a_name_and_is_the_only_one(
+    bits: float | None, codec: Any, rank: int, name: str
+) -> None:
+    up, down = codecs_of(bits, None, codec, "fast", 4.0)
+    (way,) = Settings(up, down, rank, "adam", 0, 0, 0, False).ways
+    assert (way.name, way.inflation) == (name, 1.0)
 
 
 LOOPBACK, MEDIUM, SLOW, SLOWEST = 0.0, 0.002, 0.05, 1.0

@@ -225,9 +225,24 @@ def test_directions_of_another_model_are_refused_as_well() -> None:
     state = compressed.state_dict()
     with pytest.raises(StateError, match=r"belongs? to another model|has the shape"):
         compressed.load_state_dict({**state, "right": {"0.weight": torch.ones(7, 16)}})
+    with pytest.raises(StateError, match=r"directions of '0\.weight' belong to another model"):
+        compressed.load_state_dict({**state, "right": {"0.weight": torch.ones(small.INPUTS)}})
     squares = {"rows/0.weight": torch.ones(7), "columns/0.weight": torch.ones(3)}
     with pytest.raises(StateError, match=r"belongs? to another model|has the shape"):
         compressed.load_state_dict({**state, "squares": squares})
+    compressed.close()
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("columns", [8, 16, 24])
+def test_as_many_of_the_saved_directions_are_taken_as_there_are_columns(columns: int) -> None:
+    _, compressed = of_one_rank(matrix_rank=columns)
+    saved = torch.randn(small.INPUTS, 16, generator=torch.Generator().manual_seed(3))
+    compressed.load_state_dict({**compressed.state_dict(), "right": {"0.weight": saved}})
+    found = compressed.state_dict()["right"]["0.weight"]
+    assert torch.equal(found[:, :16], saved[:, :columns])
+    assert found.shape == (small.INPUTS, columns)
+    assert not found[:, 16:].any(), "to be looked for"
     compressed.close()
 
 
