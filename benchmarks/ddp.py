@@ -4,6 +4,8 @@ python benchmarks/ddp.py loss --seeds 5       (loopback: loss after a fixed numb
 python benchmarks/ddp.py links --runs 5       (steps over lines of 10 Mbit/s to 1 Gbit/s, code LM)
 python benchmarks/ddp.py links --model resnet50 --runs 1
 python benchmarks/ddp.py free --runs 5        (loopback: the free choice against bfloat16)
+python benchmarks/ddp.py inflation            (steps to the same loss, from the losses of the first)
+python benchmarks/ddp.py choice               (what the free choice takes over each line, beside every fixed way)
 
 Exposed communication is what a line adds to a step: seconds of a step over it, less seconds of the same step over
 loopback, where frames are made and decoded all the same. Ranks are processes in network namespaces of their own
@@ -14,14 +16,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from links import Link
-from measuring import paired, spread, write
+from measuring import RESULTS, geometric_mean, paired, spread, write
 from ranks import run_ranks
 
 RANKS = 4
@@ -163,6 +168,71 @@ def free(runs: int) -> dict[str, Any]:
     return {"runs": rows, "ratio": spread([row["ratio"] for row in rows])}
 
 
+def steps_to(curve: Sequence[tuple[float, float]], loss: float) -> float:
+    """The step at which a curve of (step, loss) has that loss: straight between points over the step's logarithm.
+
+    Beyond its ends the nearest two points' line goes on.
+    """
+    segments = list(pairwise(curve))
+    (first, above), (then, below) = next((pair for pair in segments if loss >= pair[1][1]), segments[-1])
+    return first * math.exp(math.log(then / first) * (above - loss) / (above - below))
+
+
+def inflation(table: dict[str, Any]) -> dict[str, Any]:
+    """By way, its steps ÷ the steps after which bfloat16 had its last loss, over the same batches; from `loss`'s table.
+
+    The geometric mean over seeds, and the least and the most of them.
+    """
+    rows = {}
+    for name, cell in table.items():
+        factors = []
+        for row, base in zip(cell["runs"], table["bf16"]["runs"], strict=True):
+            steps, loss = row["losses"][-1]
+            factors.append(steps / steps_to(base["losses"], loss))
+        rows[name] = {"mean": geometric_mean(factors), **spread(factors)}
+    return rows
+
+
+def losses_of_record() -> dict[str, Any]:
+    """The table that `loss` wrote."""
+    table: dict[str, Any] = json.loads((RESULTS / "ddp-loss.json").read_text("utf-8"))["table"]
+    return table
+
+
+def choice() -> dict[str, Any]:
+    """By line, the way that the free choice takes, and its cost beside that of every fixed way.
+
+    Cost: seconds of a step × steps to the same loss ÷ bfloat16's. A line's ways take turns in one run, there and
+    back, for the machine's own speed drifts.
+    """
+    needs = {name: row["mean"] for name, row in inflation(losses_of_record()).items()}
+    fixed = {"bf16": PEERS["bf16"], **OURS["code-lm"]}
+    names = {f"thin {w['matrix_rank']} at {w['bits']} bits": name for name, w in OURS["code-lm"].items()}
+    names["as they are"] = "bf16"
+    ways = {"free": {"kind": "phloem"}, **fixed}
+    turns = [*ways, *reversed(ways)]
+    table: dict[str, Any] = {}
+    for line in LINES:
+        started = time.perf_counter()
+        counts = {name: _steps("code-lm", line, name, 16) + SKIPPED for name in fixed} | {"free": 50}
+        told = ranks("code-lm", [(ways[name], counts[name]) for name in turns], line)
+        cells: dict[str, Any] = {name: {"seconds": [], "cost": []} for name in ways}
+        choices = []
+        for name, one in zip(turns, told, strict=True):
+            skip, way = SKIPPED, name
+            if name == "free":
+                choices.append(one[0]["choices"][0])
+                skip, way = choices[-1]["step"] + 1, names[choices[-1]["chosen"]]
+            cells[name]["seconds"].append(step_seconds(one, skip))
+            cells[name]["cost"].append(cells[name]["seconds"][-1] * needs[way])
+        costs = {name: statistics.fmean(cell["cost"]) for name, cell in cells.items()}
+        over = costs["free"] / min(costs[name] for name in fixed)
+        table[line] = {"choices": choices, "ways": cells, "cost": costs, "free_over_best": over}
+        milliseconds = {name: round(1e3 * cost) for name, cost in costs.items()}
+        say(f"{line}: {[one['chosen'] for one in choices]}, {milliseconds} ms, {over:.2f}", started)
+    return {"inflation": needs, "lines": {k: str(v) for k, v in LINES.items()}, "table": table}
+
+
 def say(words: str, started: float) -> None:
     print(f"{words}  ({time.perf_counter() - started:.0f} s)", file=sys.stderr, flush=True)
 
@@ -172,7 +242,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=("loss", "links", "free"))
+    parser.add_argument("part", choices=("loss", "links", "free", "inflation", "choice"))
     parser.add_argument("--model", choices=tuple(OURS), default="code-lm")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--runs", type=int, default=5)
@@ -183,10 +253,14 @@ def main() -> None:
     elif options.part == "links":
         result, more = links(options.model, options.runs), f"--model {options.model} --runs {options.runs}"
         name += f"-{options.model}"
-    else:
+    elif options.part == "free":
         result, more = free(options.runs), f"--runs {options.runs}"
+    elif options.part == "inflation":
+        result, more = {"table": inflation(losses_of_record())}, ""
+    else:
+        result, more = choice(), ""
     took = {"seconds": time.perf_counter() - started}
-    write(name, f"python benchmarks/ddp.py {options.part} {more}", {**result, **took})
+    write(name, f"python benchmarks/ddp.py {options.part} {more}".strip(), {**result, **took})
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import time
@@ -175,6 +176,7 @@ def train(model_name: str, way: dict[str, Any], steps: int, seed: int, every: in
             "sent_bytes": compression.traffic.sent,
             "codec_seconds": compression.codec_seconds,
             "dense_steps": compression.dense_steps,
+            "choices": [dataclasses.asdict(choice) for choice in compression.choices],
         }
     dist.barrier()
     return told

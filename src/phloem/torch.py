@@ -6,9 +6,10 @@ Every n steps:    local = phloem.torch.LocalSGD(model, optimizer, every=30, bits
 
 from __future__ import annotations
 
+from phloem.engines.torch.choosing import Choice
 from phloem.engines.torch.compress import compress_ddp
 from phloem.engines.torch.ddp import Compressed
 from phloem.engines.torch.local_sgd import LocalSGD, Merged
 from phloem.engines.torch.peers import Traffic
 
-__all__ = ["Compressed", "LocalSGD", "Merged", "Traffic", "compress_ddp"]
+__all__ = ["Choice", "Compressed", "LocalSGD", "Merged", "Traffic", "compress_ddp"]

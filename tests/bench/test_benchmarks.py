@@ -16,7 +16,7 @@ SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 @pytest.fixture(scope="module")
 def scripts() -> Iterator[dict[str, ModuleType]]:
     pytest.importorskip("scipy")
-    names = ("measuring", "rates", "ideal")
+    names = ("measuring", "rates", "ideal", "ddp")
     sys.path.insert(0, str(SCRIPTS))
     try:
         yield {name: importlib.import_module(name) for name in names}
@@ -125,3 +125,34 @@ def test_no_effort_beats_the_ideal_of_independent_values_by_more_than_luck(scrip
     body = Ecsq(step=1.0).encode([values], layout)
     limit = ideal.ideal_bits(ef.nmse([values], Ecsq.decode(body, layout)), found)
     assert -0.002 < 8 * len(body) / layout.size - limit < 0.06
+
+
+def test_steps_to_a_loss_are_straight_over_the_logarithm_of_steps(scripts) -> None:
+    curve = [(50, 3.0), (100, 2.0), (200, 1.5)]
+    steps_to = scripts["ddp"].steps_to
+    assert [steps_to(curve, loss) for _, loss in curve] == pytest.approx([50, 100, 200])
+    assert steps_to(curve, 2.5) == pytest.approx(50 * math.sqrt(2.0))
+    assert steps_to(curve, 4.0) == pytest.approx(25)
+    assert steps_to(curve, 1.0) == pytest.approx(400)
+
+
+def test_a_way_that_is_as_far_after_twice_the_steps_has_inflation_two(scripts) -> None:
+    curve = [[step, 5.0 - math.log(step)] for step in (50, 100, 150)]
+    late = [[step, 5.0 - math.log(step / 2)] for step in (50, 100, 150)]
+    rows = scripts["ddp"].inflation(
+        {"bf16": {"runs": [{"losses": curve}]}, "late": {"runs": [{"losses": late}]}}
+    )
+    assert rows["late"]["mean"] == pytest.approx(2.0)
+    assert rows["bf16"]["mean"] == pytest.approx(1.0)
+
+
+def test_the_levels_of_ddp_cost_what_was_measured(scripts) -> None:
+    pytest.importorskip("torch")
+    from phloem.engines.torch.settings import LEVELS
+
+    ddp = scripts["ddp"]
+    measured = ddp.inflation(ddp.losses_of_record())
+    for rank, bits, inflation in LEVELS:
+        way = ddp.OURS["code-lm"][f"phloem-{rank}"]
+        assert (way["matrix_rank"], way["bits"]) == (rank, bits)
+        assert inflation == round(measured[f"phloem-{rank}"]["mean"], 2)

@@ -23,6 +23,9 @@ def built(kind: str = "plain", seed: int = 7) -> nn.Module:
         )
     if kind == "wide":  # its first matrix is cut among ranks
         return nn.Sequential(nn.Linear(INPUTS, 1700), nn.ReLU(), nn.Linear(1700, CLASSES))
+    if kind == "square":  # two matrices that can be thin ones, of which the first cannot have many columns
+        layers = [nn.Linear(INPUTS, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, CLASSES)]
+        return nn.Sequential(*layers)
     if kind == "one":
         return nn.Sequential(nn.Linear(INPUTS, 200, bias=False))
     if kind == "bf16":

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from phloem.engines.torch import owing
+from phloem.engines.torch.choosing import Trial
 from phloem.engines.torch.ddp import Compressed
 from phloem.errors import ConfigError, StateError
 from phloem.torch import compress_ddp
@@ -31,11 +32,16 @@ def trains(
     load: str | None = None,
     saved_by: int = 0,
     scaled: bool = False,
+    kind: str = "plain",
+    way: int | None = None,
     **options: Any,
 ) -> None:
-    """The steps from one number to the next, and what a checkpoint needs before and after them."""
+    """The steps from one number to the next, and what a checkpoint needs before and after them.
+
+    `way` is the number of the one that a free choice has taken.
+    """
     here.begin()
-    model = DistributedDataParallel(small.built(), **ddp)
+    model = DistributedDataParallel(small.built(kind), **ddp)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=10_000) if scaled else None
     compressed = compress_ddp(model, **{"dense_below": 0, "matrix_rank": 0, **options}, scaler=scaler)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
@@ -48,6 +54,8 @@ def trains(
         else:
             paths = [here.folder / f"{load}.{rank}" for rank in range(saved_by)]
             compressed.load_state_dict(kept(path) for path in paths)
+    if way is not None:
+        compressed._trial = Trial(compressed.settings.ways, now=way, begins=1000)
     here.say(found=mean_owed(compressed, model))
     for step in range(*steps):
         optimizer.zero_grad()
@@ -116,6 +124,7 @@ UNINTERRUPTED: dict[str, dict[str, Any]] = {
     "qsgd": {"codec": "qsgd", **ONE_LAYOUT},
     "warmup": {"bits": 0.7, "warmup": 2, **ONE_LAYOUT},
     "scaler": {"bits": 0.7, "scaled": True, **ONE_LAYOUT},
+    "free": {"matrix_rank": None, "way": 2, "kind": "square", **ONE_LAYOUT},
 }
 
 
@@ -151,6 +160,21 @@ def test_other_ranks_owe_on_average_what_those_before_them_owed(
     assert after[0]["step"] == 6
     again = [one.said for one in ranks(first, trains, steps=[6, 7], load="more", saved_by=then, **options)]
     assert again[0]["found"] == pytest.approx(after[0]["left"], rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), [(2, 2), (3, 2), (2, 3)])
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (3, 2), (2, 0)])
+def test_what_was_owed_in_one_way_is_owed_in_another(
+    ranks: Start, first: int, then: int, before: int, after: int
+) -> None:
+    options: dict[str, Any] = {"ddp": {}, "kind": "square", "matrix_rank": None}
+    saved = [one.said for one in ranks(first, trains, steps=[0, 3], save="half", way=before, **options)]
+    loaded = [one.said for one in ranks(then, trains, steps=[3, 6], load="half", way=after, **options)]
+    assert saved[0]["left"][-1] > 1e-3
+    assert loaded[0]["found"] == pytest.approx(saved[0]["left"], rel=1e-5, abs=1e-8)
+    assert (loaded[0]["left"][-1] == 0.0) == (after == 0)
+    assert len({one["parameters"] for one in loaded}) == 1
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------
@@ -201,9 +225,24 @@ def test_directions_of_another_model_are_refused_as_well() -> None:
     state = compressed.state_dict()
     with pytest.raises(StateError, match=r"belongs? to another model|has the shape"):
         compressed.load_state_dict({**state, "right": {"0.weight": torch.ones(7, 16)}})
+    with pytest.raises(StateError, match=r"directions of '0\.weight' belong to another model"):
+        compressed.load_state_dict({**state, "right": {"0.weight": torch.ones(small.INPUTS)}})
     squares = {"rows/0.weight": torch.ones(7), "columns/0.weight": torch.ones(3)}
     with pytest.raises(StateError, match=r"belongs? to another model|has the shape"):
         compressed.load_state_dict({**state, "squares": squares})
+    compressed.close()
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("columns", [8, 16, 24])
+def test_as_many_of_the_saved_directions_are_taken_as_there_are_columns(columns: int) -> None:
+    _, compressed = of_one_rank(matrix_rank=columns)
+    saved = torch.randn(small.INPUTS, 16, generator=torch.Generator().manual_seed(3))
+    compressed.load_state_dict({**compressed.state_dict(), "right": {"0.weight": saved}})
+    found = compressed.state_dict()["right"]["0.weight"]
+    assert torch.equal(found[:, :16], saved[:, :columns])
+    assert found.shape == (small.INPUTS, columns)
+    assert not found[:, 16:].any(), "to be looked for"
     compressed.close()
 
 
@@ -220,14 +259,9 @@ def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path) -> None:
 def test_the_free_choice_is_made_after_a_checkpoint_of_any_step(step: int) -> None:
     model, compressed = of_one_rank(bits=None)
     compressed.load_state_dict({**compressed.state_dict(), "step": step})
-    decided: list[int] = []
-    assert compressed._trial is not None
-    decide = compressed._trial.decide
-    compressed._trial.decide = lambda medians: decided.append(compressed.step) or decide(medians)  # type: ignore
     for number in range(40):
         small.loss_of(model, 0, number).backward()
-    assert len(decided) == 1
-    assert decided[0] <= step + 20
+    assert [choice.step for choice in compressed.choices] == [step + 16]
     compressed.close()
 
 

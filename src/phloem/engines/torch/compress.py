@@ -45,8 +45,9 @@ def compress_ddp(
         matrix_rank: matrices travel as products of two thin ones of so many columns (PowerSGD, with compressed
             factors); 0: as they are, which is for gradients without such a structure.
         bits: wire bits per value that is sent, and leg (`ecsq`): of the thin matrices, or with 0 of the gradient.
-            Without `matrix_rank`, `bits` and `codec` the choice is free: bfloat16 and the defaults are timed on the
-            first steps, and the faster is taken, by all ranks alike.
+            Without `matrix_rank`, `bits` and `codec` the choice is free: bfloat16 and thin matrices of 32, 16 and 8
+            columns, as far as they could pay, are timed on the first steps, and all ranks take the one with the least
+            seconds of a step × steps to the same loss. `Compressed.choices` says what was chosen, and of what.
         down_bits: those of the frames with the means; as `bits` if not given.
         codec: in place of `bits`, any codec by name or by its table: {"codec": "topk", "fraction": 0.01}.
             As with `matrix_rank=0`.

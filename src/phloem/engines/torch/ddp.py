@@ -23,10 +23,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from phloem.engines.torch import gpu, owing, reduction, saving
 from phloem.engines.torch.buffers import done, future_on, on_host, wide
-from phloem.engines.torch.choosing import Trial
+from phloem.engines.torch.choosing import Choice, Trial
 from phloem.engines.torch.lanes import Lanes
 from phloem.engines.torch.peers import Peers, Traffic
-from phloem.engines.torch.settings import Settings
+from phloem.engines.torch.settings import AS_THEY_ARE, Settings
 from phloem.errors import ConfigError, StateError
 from phloem.kernels import threads
 from phloem.tensors import Layout, state_digest
@@ -36,7 +36,13 @@ _log = logging.getLogger("phloem")
 
 
 class Compressed:
-    """The compression of one DDP model: what it owes, what it sent; made by `phloem.torch.compress_ddp`."""
+    """The compression of one DDP model: what it owes, what it sent; made by `phloem.torch.compress_ddp`.
+
+    Attributes:
+        step: how many there were, also before the state that was loaded.
+        dense_steps: how many of this process's travelled as they are.
+        choices: where the choice is free, those that all ranks have made in this process, and of what.
+    """
 
     def __init__(
         self,
@@ -65,11 +71,13 @@ class Compressed:
         if self.peers.world > 1:
             self._agree(shapes, seed)
             self._wide = self._narrowest()
-        self._trial = Trial() if settings.free else None
+        self._trial = Trial(settings.ways) if settings.free else None
+        self.choices: list[Choice] = []
         self._lanes = Lanes(_LANES)
         self._flying: list[Future[str | None]] = []
         self._plain: list[tuple[torch.futures.Future[torch.Tensor], torch.Tensor]] = []
         self._began: float | None = None
+        self._exposed = 0.0  # seconds that the last step waited at its end
         self._steps_here = 0  # since this process began, or has loaded a state
         self.dense_steps = 0
 
@@ -86,7 +94,7 @@ class Compressed:
             "warmup": self.settings.warmup,
             "dense_below": self.settings.dense_below,
             "check_every": self.settings.check_every,
-            "whether the choice is free": self.settings.free,
+            "what there is to choose from": [f"{way.name} x {way.inflation}" for way in self.settings.ways],
             "whether there is a scaler": self._scaler is not None,
             "seed": seed,
         }
@@ -122,14 +130,23 @@ class Compressed:
         """Whether the step of now is compressed: not in the warm-up, and not where sending all is faster."""
         if self.step < self.settings.warmup:
             return False
-        return self._trial is None or self._trial.compresses(self._steps_here)
+        return self._trial is None or bool(self._trial.way(self._steps_here))
+
+    @property
+    def way(self) -> str:
+        """How gradients travel in the step of now: "as they are", "thin 32 at 4 bits" or the like."""
+        if not self.compresses:
+            return AS_THEY_ARE.name
+        return self.settings.ways[0 if self._trial is None else self._trial.way(self._steps_here)].name
 
     def _begin(self) -> None:
         now = time.perf_counter()
         if self._trial is not None and self._began is not None:
-            self._trial.measured(self._steps_here - 1, now - self._began)
-            if self._trial.ends_before(self._steps_here):
+            self._trial.measured(self._steps_here - 1, now - self._began, self._exposed)
+            if self._trial.asks_before(self._steps_here):
                 self._decide(self._trial)
+        if self._trial is not None and self.compresses:
+            self._reduction.take(self._trial.way(self._steps_here))
         self._began = now
         if self._scaler is not None:
             scale = float(self._scaler.get_scale())
@@ -139,22 +156,19 @@ class Compressed:
 
     def _decide(self, trial: Trial) -> None:
         rows = self.peers.gather(struct.pack("<2d", *trial.medians()), 16)
-        dense, compressed = zip(*(struct.unpack("<2d", row) for row in rows), strict=True)
-        chosen = trial.decide(list(zip(dense, compressed, strict=True)))
-        if self.peers.rank == 0:
-            words = "compressed" if chosen else "as they are"
-            _log.info(
-                "gradients travel %s: a step takes %.0f ms so, %.0f ms the other way",
-                words,
-                1e3 * max(compressed if chosen else dense),
-                1e3 * max(dense if chosen else compressed),
-            )
+        choice = trial.heard(self.step, [struct.unpack("<2d", row) for row in rows])
+        if choice is not None:
+            self.choices.append(choice)
+            if self.peers.rank == 0:
+                _log.info("%s", choice)
 
     def _end(self) -> None:
         """Waits for the step's buckets and lets what they changed count; raises what went wrong, if something did."""
         flying, self._flying = self._flying, []
+        ready = time.perf_counter()
         broken = [reason for reason in [future.result() for future in flying] if reason]
         broken += self._plain_broken()
+        self._exposed = time.perf_counter() - ready
         if not broken:
             self._owed.commit()
         else:
@@ -313,7 +327,7 @@ class Compressed:
         self._reduction.load(own, last, self._scale)
         self.step, self._steps_here, self._began = int(last["step"]), 0, None
         if self._trial is not None:
-            self._trial = Trial()
+            self._trial = Trial(self.settings.ways)
 
     def save(self, folder: str | Path) -> None:
         """Writes what this rank owes into `folder`, which all ranks may share; call it at every rank.

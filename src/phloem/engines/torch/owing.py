@@ -130,7 +130,7 @@ def check(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> No
                 f"the residual of '{name}' has the shape {tuple(array.shape)}, the parameter {tuple(shapes[name])}"
             )
     for name, array in state["right"].items():
-        if name not in shapes or len(array) != math.prod(shapes[name][1:]):
+        if name not in shapes or array.ndim != 2 or len(array) != math.prod(shapes[name][1:]):
             raise StateError(f"the directions of '{name}' belong to another model")
     for key, values in state["squares"].items():
         part, _, name = key.partition("/")

@@ -35,15 +35,32 @@ class Reduction:
         self.owed = Owed()
         self._parameters, self._skips_unused = dict(parameters), skips_unused
         self._balance = Balance() if settings.optimizer == "adam" else None
-        pair = Pair(codec_from(settings.up), codec_from(settings.down))
-        self._mean: PlainMean | ThinMean = PlainMean(peers, self.shapes, pair, seed)
-        if settings.matrix_rank:
-            self._mean = ThinMean(peers, self.shapes, settings.matrix_rank, pair, pair, seed)
+        self._means: dict[int, PlainMean | ThinMean] = {}
+        for number, way in enumerate(settings.ways):
+            if way.up:
+                pair = Pair(codec_from(way.up), codec_from(way.down))
+                self._means[number] = (
+                    ThinMean(peers, self.shapes, way.matrix_rank, pair, pair, seed)
+                    if way.matrix_rank
+                    else PlainMean(peers, self.shapes, pair, seed)
+                )
+        self._mean = next(iter(self._means.values()))
+
+    def take(self, number: int) -> None:
+        """Compressed buckets go way `number` of the settings from now on; between two steps.
+
+        What is owed and how large values are stays; a way has its own quantiser steps. Of the directions to look in, a
+        coarser way takes the first ones, which carry most, and a finer one finds the rest.
+        """
+        mean = self._means[number]
+        if mean is not self._mean:
+            mean.right, self._mean.right = _fitted(self._mean.right, mean), {}
+            self._mean = mean
 
     @property
     def codec_seconds(self) -> float:
         """What encoding and decoding took, all lanes together."""
-        return self._mean.sharded.codec_seconds
+        return sum(mean.sharded.codec_seconds for mean in self._means.values())
 
     def mean(
         self,
@@ -83,8 +100,8 @@ class Reduction:
         if self._balance is not None:
             self._balance.scale(factor)
         else:
-            sharded = self._mean.sharded
-            sharded.steps = {key: step * factor for key, step in sharded.steps.items()}
+            for sharded in (mean.sharded for mean in self._means.values()):
+                sharded.steps = {key: step * factor for key, step in sharded.steps.items()}
 
     def saved(self, scale: float) -> dict[str, Any]:
         """What there is to remember, of gradients before a loss scale: tensors and plain values."""
@@ -99,13 +116,15 @@ class Reduction:
         }
 
     def load(self, own: Mapping[str, Array], saved: Mapping[str, Any], scale: float) -> None:
-        """Continues from what `saved` gave, with the residual `own`."""
+        """Continues from what `saved` gave, in whichever way, with the residual `own`."""
         self.owed.own = {
             name: in_memory(torch.from_numpy(array), self._parameters[name]) for name, array in own.items()
         }
         plain = np.float32(1.0 if self._balance is not None else scale)
-        self._mean.right = {name: array * plain for name, array in arrays_of(saved["right"]).items()}
-        self._mean.sharded.steps = dict(saved["steps"])
+        right = {name: array * plain for name, array in arrays_of(saved["right"]).items()}
+        self._mean.right = _fitted(right, self._mean)
+        for mean in self._means.values():
+            mean.sharded.steps = dict(saved["steps"])  # by frame: no way takes another's
         if self._balance is not None:
             self._balance.load(saved["squares"], 1.0)
         self.rescale(scale)
@@ -114,3 +133,14 @@ class Reduction:
 def arrays_of(tensors: Mapping[str, Any]) -> dict[str, Array]:
     """Copies of tensors or arrays, by name."""
     return {name: values_of(tensor, np.float32) for name, tensor in tensors.items()}
+
+
+def _fitted(right: Mapping[str, Array], mean: PlainMean | ThinMean) -> dict[str, Array]:
+    """Directions with as many columns as `mean` has: the first ones, or with columns of zeros, which it fills anew."""
+    if isinstance(mean, PlainMean):
+        return {}
+    fitted = {}
+    for name, array in right.items():
+        fitted[name] = np.zeros((len(array), mean.rank), np.float32)
+        fitted[name][:, : array.shape[1]] = array[:, : mean.rank]
+    return fitted

@@ -13,13 +13,51 @@ from phloem.errors import ConfigError
 #: benchmarks/README.md, "torch.distributed".
 DEFAULT_BITS = 4.0
 DEFAULT_MATRIX_RANK = 32
+#: What a free choice is made among, beside sending gradients as they are, from fine to coarse: matrix_rank, bits, and
+#: how many times bfloat16's steps it takes to the same loss. These are measured on the code LM over five seeds:
+#: `python benchmarks/ddp.py inflation`, which says how.
+LEVELS = ((DEFAULT_MATRIX_RANK, DEFAULT_BITS, 1.03), (16, 4.0, 1.08), (8, 3.0, 1.43))
 _OPTIMIZERS = ("adam", "sgd")
 _LARGEST_RANK = 256
 
 
 @dataclass(frozen=True)
+class Way:
+    """One way for gradients to travel.
+
+    Attributes:
+        matrix_rank: columns of thin matrices; 0: there are none.
+        up, down: the tables of the codecs; empty where gradients travel as they are.
+        inflation: its steps to some loss, as a multiple of those that gradients as they are need.
+    """
+
+    matrix_rank: int
+    up: dict[str, Any]
+    down: dict[str, Any]
+    inflation: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """In words: "as they are", "thin 32 at 4 bits", "topk"."""
+        if not self.up:
+            return "as they are"
+        rate = f"at {self.up['bits']:g} bits" if self.up.get("bits") is not None else ""
+        codec = self.up["codec"] if not (rate and self.matrix_rank) else ""
+        thin = f"thin {self.matrix_rank}" if self.matrix_rank else ""
+        return " ".join(word for word in (thin, codec, rate) if word)
+
+    @property
+    def size(self) -> float:
+        """What its thin matrices have of bits per row and column: nothing else tells levels apart."""
+        return float(self.matrix_rank * (self.up.get("bits") or 0.0))
+
+
+AS_THEY_ARE = Way(0, {}, {})
+
+
+@dataclass(frozen=True)
 class Settings:
-    """Of compressed DDP. `free`: whether steps are compressed is decided by their duration."""
+    """Of compressed DDP. `free`: steps' durations decide how they travel; up, down and matrix_rank are the finest."""
 
     up: dict[str, Any]
     down: dict[str, Any]
@@ -43,6 +81,17 @@ class Settings:
             if type(value) is not int or value < 0 or (most is not None and value > most):
                 upto = "0 or more" if most is None else f"from 0 to {most}"
                 raise ConfigError(f"'{name}' must be a whole number, {upto}, found {value!r}")
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """What there is to choose from, from fine to coarse: one way, or as they are and the levels."""
+        if not self.free:
+            return (Way(self.matrix_rank, self.up, self.down),)
+        levels = (
+            Way(rank, {**self.up, "bits": bits}, {**self.down, "bits": bits}, inflation)
+            for rank, bits, inflation in LEVELS
+        )
+        return (AS_THEY_ARE, *levels)
 
 
 def codecs_of(
