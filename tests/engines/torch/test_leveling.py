@@ -199,7 +199,7 @@ def played(bytes_per_second: float, *, train: float, rounds: int = 12, world: in
         size = len(frame) + 60
         seconds = 0.02 + (world - 1) * size / bytes_per_second
         trained = [train * (1 + place) for place in range(world)]
-        told[:] = [_TIMES.pack(ready, seconds + max(trained) - ready) for ready in trained]
+        told[:] = [_TIMES.pack(ready, seconds + max(trained) - ready, 0.0) for ready in trained]
         result = RoundResult(
             number,
             tuple(Received(name, 1, frame) for name in names),
