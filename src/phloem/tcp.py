@@ -109,23 +109,23 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self._known: tuple[Socket, ...] = ()
+        self.known: tuple[Socket, ...] = ()
         self._before: dict[Socket, Reading] = {}
         self._left = _ATTEMPTS
 
     def begin(self) -> None:
         """Notes what every socket was given so far."""
         if self._left:
-            self._before = readings(self._known or None)
+            self._before = readings(self.known or None)
 
     def end(self, size: int, peers: int) -> float:
         """The longest of the round trips to the peers that were sent `size` bytes each; in seconds, 0 is not known."""
         if not self._left:
             return 0.0
         now = readings(self._before)
-        self._known = tuple(carried(self._before, now, size, peers))
-        self._left = _ATTEMPTS if self._known else self._left - 1
-        return max((now[socket].round_trip_seconds for socket in self._known), default=0.0)
+        self.known = tuple(carried(self._before, now, size, peers))
+        self._left = _ATTEMPTS if self.known else self._left - 1
+        return max((now[socket].round_trip_seconds for socket in self.known), default=0.0)
 
 
 @functools.cache

@@ -41,6 +41,7 @@ _NARROWEST, _WIDEST = 0.25, 4.0
 _SWERVE = 0.7  # log-seconds: a surprise past that is a new regime, not noise
 _TURNS = 0.8  # round trips that a message takes: half of one where it was awaited, one where both ends start together
 _TURNS_NOISE = 0.5**2  # squared log-seconds: TCP's slow start may ask for more
+_LESS_NOISE = 2.0**2  # with less, transfers take long to correct a round trip of a tenth of the truth
 _PROGRAMS, _PROGRAMS_NOISE = 1e-3, 1.5**2  # seconds that both ends' programs take, and how well that is known
 _SAME = 0.2  # log-seconds: a round trip that moved less has told nothing new
 
@@ -198,9 +199,10 @@ class Line:
     def heard(self, round_trip_seconds: float, took_seconds: float) -> Line:
         """The line where the system knows its round trip, besides a transfer that took so long; that comes in `after`.
 
-        As good as an observation of the fixed part with a standard deviation of half a log-second, less where programs
-        take longer than the round trip. The same number heard again is no second observation. None, for which 0
-        stands, is ignored, and so is one of more than twice the transfer, which took half of it at least.
+        An observation of the fixed part with a standard deviation of half a log-second, of more where programs take
+        longer than the round trip, and of two where it says less than was thought: a proxy may answer in the peer's
+        place (RFC 3135). The same number again is no second observation. None, for which 0 stands, is ignored, and so
+        is one of more than twice the transfer, which took half of it at least.
 
         >>> known = Line().heard(0.04, took_seconds=0.05)
         >>> known.deviation(1000) < Line().deviation(1000)
@@ -213,11 +215,11 @@ class Line:
         if self.round_trip and abs(math.log(round_trip_seconds / self.round_trip)) < _SAME:
             return self
         expected = _TURNS * round_trip_seconds + _PROGRAMS
-        programs = _PROGRAMS / expected
+        programs, surprise = _PROGRAMS / expected, math.log(expected) - self.fixed
         noise = (1 - programs) ** 2 * _TURNS_NOISE + programs**2 * _PROGRAMS_NOISE
+        noise += _LESS_NOISE if surprise < 0 else 0.0
         var_goodput, var_fixed, covariance = self.variances
         gain = 1 / (var_fixed + noise)
-        surprise = math.log(expected) - self.fixed
         goodput = self.goodput + gain * covariance * surprise
         return replace(
             self,

@@ -142,7 +142,7 @@ def test_on_flower_codecs_are_chosen_from_what_the_wire_and_the_sites_took(tmp_p
     assert [row["round"] for row in rows] == [0, 1, 2, 3]
     for row in rows:
         for seen in row["told"]["seen"].values():
-            up_bytes, up, down_bytes, down, encode, decode, _, _, frame, spare = seen
+            up_bytes, up, down_bytes, down, encode, decode, _, _, frame, spare, _ = seen
             assert spare >= 1 << 20, "a site says what memory it has left"
             assert up_bytes > frame > 0
             assert down_bytes > 0
