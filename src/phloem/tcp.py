@@ -27,7 +27,7 @@ _ROOM = 256
 _STATE, _FLAGS = 0, 7  # offsets of single bytes
 _NOT_SENT, _SENT, _AGAIN = 144, 200, 208
 _MIN_ROUND_TRIP, _RATE = 148, 160
-_LIMITED = 1  # of the flags: the lowest bit of a bit field, with little-endian compilers
+_LIMITED = 1 if sys.byteorder == "little" else 0x80  # of the flags: the first of a bit field
 _UNKNOWN = 0xFFFFFFFF
 _DESCRIPTORS = 1024  # more are not looked through: 2 ms, once
 _AROUND = 1024  # bytes that a library may put around a message, for one of the peers

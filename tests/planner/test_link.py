@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -131,6 +132,13 @@ def test_over_a_long_line_growing_transfers_are_expected_better_with_its_round_t
 ) -> None:
     without, heard = missed(rate, fixed, 0.0), missed(rate, fixed, fixed / turns)
     assert sum(heard) < 0.9 * sum(without)
+
+
+def test_a_round_trip_is_a_lower_bound_of_what_a_transfer_takes_and_no_upper_one() -> None:
+    for short in (1e-5, 0.002, 0.06):
+        assert Line().heard(short, 0.1) == replace(Line(), round_trip=short)
+    assert Line().heard(0.2, 0.25).fixed_seconds > 2 * Line().fixed_seconds
+    assert Line().heard(0.2, 0.25).bytes_per_second == Line().bytes_per_second
 
 
 def test_on_a_line_that_is_known_well_a_round_trip_changes_little() -> None:
