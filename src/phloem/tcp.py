@@ -3,12 +3,13 @@
 Nothing is sent, and no connection is touched: a descriptor is asked, never closed, duplicated or changed. Which sockets
 carried a message shows in what they were given to send meanwhile, so that nothing need be known of the library.
 
-What is known is the shortest round trip of late. The delivery rate is read too, but nobody should take it for a line's
-goodput: see `Reading.delivery_rate`.
+What is used is the shortest round trip of late. The delivery rate is read, and used by nobody: it makes predictions
+better on some lines and worse on others, and the first ones on none (benchmarks/adaptation_round_trip.py).
 
 Linux only (`bytes_sent` since 4.19). Elsewhere, and where /proc or an option is missing, nothing is found.
 
-Source: tcp(7); `struct tcp_info` in include/uapi/linux/tcp.h, which only ever grows at its end.
+Source: tcp(7); `struct tcp_info` in include/uapi/linux/tcp.h, which only ever grows at its end. Its shortest round trip
+is the least of the samples (RFC 6298's, RFC 7323's time stamps among them) in `net.ipv4.tcp_min_rtt_wlen` seconds.
 """
 
 from __future__ import annotations
@@ -40,9 +41,11 @@ class Reading:
 
     Attributes:
         given: bytes that the program has given it to send, sent already or not.
-        round_trip_seconds: the shortest of the last minutes (five, if nobody has set another number of them).
-        delivery_rate: bytes per second that lately came to be acknowledged, at what the sender had to send.
-        limited: whether that was less than the line would have carried.
+        round_trip_seconds: the shortest of the last five minutes, where nobody has set another time.
+        delivery_rate: bytes per second that lately came to be acknowledged. It is no line's goodput: of messages under
+            a megabyte it is mostly limited by what there was to send, by slow start where it is not, and by nothing
+            while a queue's burst lasts.
+        limited: whether there was less to send than the line would have carried.
     """
 
     given: int

@@ -147,7 +147,7 @@ def test_on_a_line_that_is_known_well_a_round_trip_changes_little() -> None:
         assert line.heard(lie, 0.02).seconds(500) == pytest.approx(line.seconds(500), rel=0.25)
 
 
-@pytest.mark.parametrize("absurd", [0.0, -0.04, math.nan, math.inf, -math.inf, 1e9, 1e-12, 0.21])
+@pytest.mark.parametrize("absurd", [0.0, -0.04, math.nan, math.inf, -math.inf, 1e9, 1e-12, 0.41])
 def test_a_round_trip_that_makes_no_sense_is_not_heard(absurd: float) -> None:
     for line in (Line(), crossed(traces.constant(1e7), [1e5], seed=1, count=5)[0]):
         assert line.heard(absurd, took_seconds=0.1) == line

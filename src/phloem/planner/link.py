@@ -42,6 +42,9 @@ _SWERVE = 0.7  # log-seconds: a surprise past that is a new regime, not noise
 _TURNS = 0.8  # round trips that a message takes: half of one where it was awaited, one where both ends start together
 _TURNS_NOISE = 0.5**2  # squared log-seconds: TCP's slow start may ask for more
 _PROGRAMS, _PROGRAMS_NOISE = 1e-3, 1.5**2  # seconds that both ends' programs take, and how well that is known
+_LONGER = (
+    4.0  # times a transfer's seconds that its round trip may be: twice, but clocks of several ends made them
+)
 _SAME = 0.2  # log-seconds: a round trip that moved less has told nothing new
 
 
@@ -201,13 +204,13 @@ class Line:
         An observation of the fixed part with a standard deviation of half a log-second, more where programs take longer
         than the round trip; but a lower bound: where it says less than was thought, it says nothing, for slow start
         takes several round trips, and a proxy may answer in the peer's place (RFC 3135). The same number again is no
-        second observation. None, for which 0 stands, is ignored, and so is one of more than twice the transfer, which
-        took half of it at least.
+        second observation. None, for which 0 stands, is ignored, and so is one of more than four times the transfer,
+        which took about half of it at least.
 
         >>> round(Line().fixed_seconds, 3), round(Line().heard(0.2, took_seconds=0.25).fixed_seconds, 3)
         (0.05, 0.128)
         """
-        if not _SHORTEST <= round_trip_seconds <= min(2 * took_seconds, _LONGEST):
+        if not _SHORTEST <= round_trip_seconds <= min(_LONGER * took_seconds, _LONGEST):
             return self
         if self.round_trip and abs(math.log(round_trip_seconds / self.round_trip)) < _SAME:
             return self
