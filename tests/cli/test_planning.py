@@ -371,6 +371,12 @@ def test_what_was_decided_follows_from_what_was_measured(phloem: Call, made: Pat
     assert told == {"followed": True, "decisions": 10, "first_not_followed": None}
 
 
+def test_logs_from_before_round_trips_were_told_are_read(phloem: Call, run: Path) -> None:
+    for number in range(len((run / "decisions.jsonl").read_text().splitlines())):
+        change(run, number, lambda row: [values.pop() for values in row["told"]["seen"].values()])
+    assert phloem("trace", run, "--check").code == 0
+
+
 def test_what_was_decided_follows_where_weights_are_pruned(phloem: Call, tmp_path: Path) -> None:
     path = build(tmp_path / "run", rounds=8, prune={"sparsity": 0.5, "begin": 1, "end": 5})
     assert phloem("trace", path, "--check").code == 0

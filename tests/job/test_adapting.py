@@ -157,7 +157,7 @@ def test_importances_go_with_every_coded_level(tmp_path: Path) -> None:
 def test_a_device_with_little_memory_is_sent_what_fits_there(tmp_path: Path) -> None:
     run = phloem.build(table(**LONG, devices={"site-2": {"memory_mb": 0.14}}), out=tmp_path / "run")
     for line in decisions(run.path):
-        assert line["told"]["seen"]["site-2"][-1] == pytest.approx(0.14e6)
+        assert Seen(*line["told"]["seen"]["site-2"]).memory == pytest.approx(0.14e6)
         (label_up,) = (name for name, sites in line["up"].items() if "site-2" in sites)
         for name in (label_up, line["down"]):
             options = [

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -105,6 +106,107 @@ def test_whatever_is_measured_predictions_stay_positive_and_finite(rows: list[tu
         assert var_goodput > 0
         assert var_fixed > 0
         assert covariance**2 <= 1.0001 * var_goodput * var_fixed + 1e-12
+
+
+# -- what the system says of the round trip ----------------------------------------------------------------------
+
+GROWING = [18e3, 36e3, 75e3, 180e3, 750e3]
+
+
+def missed(rate: float, fixed: float, round_trip: float) -> list[float]:
+    """How far predictions of growing transfers are off after the first, in log-seconds."""
+    line, found = Line(), []
+    for size in GROWING:
+        seconds = fixed + 8 * size / rate
+        if line.seen:
+            found.append(abs(math.log(seconds / line.seconds(size))))
+        line = line.heard(round_trip, seconds).after(size, seconds)
+    return found
+
+
+@pytest.mark.parametrize("fixed", [0.15, 0.3, 0.6])
+@pytest.mark.parametrize("rate", [1e7, 1e8, 1e9])
+@pytest.mark.parametrize("turns", [0.6, 0.8, 1.2])
+def test_over_a_long_line_growing_transfers_are_expected_better_with_its_round_trip(
+    rate: float, fixed: float, turns: float
+) -> None:
+    without, heard = missed(rate, fixed, 0.0), missed(rate, fixed, fixed / turns)
+    assert sum(heard) < 0.9 * sum(without)
+
+
+def test_a_round_trip_is_a_lower_bound_of_what_a_transfer_takes_and_no_upper_one() -> None:
+    for short in (1e-5, 0.002, 0.06):
+        assert Line().heard(short, 0.1) == replace(Line(), round_trip=short)
+    assert Line().heard(0.2, 0.25).fixed_seconds > 2 * Line().fixed_seconds
+    assert Line().heard(0.2, 0.25).bytes_per_second == Line().bytes_per_second
+
+
+def test_on_a_line_that_is_known_well_a_round_trip_changes_little() -> None:
+    line, _ = crossed(traces.constant(1e8), [500.0, 1e6], seed=1, count=30)
+    for lie in (1e-5, 0.04):
+        assert line.heard(lie, 0.02).seconds(500) == pytest.approx(line.seconds(500), rel=0.25)
+
+
+@pytest.mark.parametrize("absurd", [0.0, -0.04, math.nan, math.inf, -math.inf, 1e9, 1e-12, 0.41])
+def test_a_round_trip_that_makes_no_sense_is_not_heard(absurd: float) -> None:
+    for line in (Line(), crossed(traces.constant(1e7), [1e5], seed=1, count=5)[0]):
+        assert line.heard(absurd, took_seconds=0.1) == line
+
+
+def test_the_same_round_trip_heard_again_is_no_second_observation() -> None:
+    once = Line().heard(0.04, 0.1)
+    assert once.heard(0.04, 0.1) == once.heard(0.0401, 0.1) == once
+    assert once.heard(0.08, 0.1).fixed > once.fixed
+
+
+def missed_over_time(told: list[float]) -> list[float]:
+    """The same of thirty transfers, over a line that takes 0.2 s and is told these round trips in turn."""
+    line, off = Line(), []
+    for number in range(30):
+        size = GROWING[number % len(GROWING)]
+        seconds = 0.2 + 8 * size / 1e7
+        off.append(abs(math.log(seconds / line.seconds(size))))
+        line = line.heard(told[number % len(told)], seconds).after(size, seconds)
+    return off
+
+
+@pytest.mark.parametrize(
+    "lies", [[1e-6], [1e-3], [0.01], [0.05], [0.39], [1.9], [1e-5, 0.35], [0.35, 1e-5, math.nan]]
+)
+def test_transfers_correct_a_round_trip_that_lies(lies: list[float]) -> None:
+    lied_to, without = missed_over_time(lies), missed_over_time([0.0])
+    assert sum(lied_to) < 1.5 * sum(without)
+    assert max(lied_to[20:]) < 0.15
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(1.0, 1e9),
+            st.floats(1e-5, 1e3),
+            st.floats(1e-6, 1e3) | st.floats(allow_nan=True, allow_infinity=True),
+        ),
+        max_size=40,
+    )
+)
+def test_whatever_is_heard_predictions_stay_positive_and_finite(
+    rows: list[tuple[float, float, float]],
+) -> None:
+    line = Line()
+    for size, seconds, round_trip in rows:
+        line = line.heard(round_trip, seconds).after(size, seconds)
+        for asked in (1.0, 1e6, 1e12):
+            assert 0 < line.seconds(asked, -EIGHTY) <= line.seconds(asked, EIGHTY) < math.inf
+        var_goodput, var_fixed, covariance = line.variances
+        assert min(var_goodput, var_fixed) > 0
+        assert covariance**2 <= 1.0001 * var_goodput * var_fixed + 1e-12
+
+
+def test_a_line_that_was_saved_before_round_trips_were_heard_is_read() -> None:
+    line = crossed(traces.constant(1e7), [1e5], seed=1, count=5)[0]
+    saved = line.to_json()
+    del saved["round_trip"]
+    assert Line.from_json(saved) == line
 
 
 def test_a_transfer_that_broke_off_makes_the_line_slower_and_less_certain() -> None:

@@ -30,6 +30,7 @@ class Seen:
         lost: the share of the last update's square that its frame left out, error feedback included; -1 is not known.
         frame_bytes: of the frame in the message that went up.
         memory: bytes that the site can spare for coding; 0 is not known.
+        round_trip_seconds: of the line, as the system knows it; 0 is not known.
     """
 
     up_bytes: int = 0
@@ -42,6 +43,7 @@ class Seen:
     lost: float = -1.0
     frame_bytes: int = 0
     memory: float = 0.0
+    round_trip_seconds: float = 0.0
 
     @classmethod
     def shared(cls, up_bytes: int, down_bytes: int, waited: float, report: Report, frame_bytes: int) -> Seen:
@@ -104,7 +106,8 @@ class SiteCosts:
         if down.seen and not up.seen:
             up = replace(up, fixed=down.fixed, variances=(up.variances[0], down.variances[1] + 0.1, 0.0))
         if seen.up_bytes:
-            first, up = not up.seen, up.after(seen.up_bytes, seen.up_seconds)
+            first, up = not up.seen, up.heard(seen.round_trip_seconds, seen.up_seconds)
+            up = up.after(seen.up_bytes, seen.up_seconds)
             # and the first update shows more of the way down than those orders did
             if first and up.seen and down.seen:
                 certain = up.variances[0] + _UNLIKE

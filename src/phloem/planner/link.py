@@ -6,6 +6,9 @@ for the other. The noise is measured too: a mean square of the surprises, which 
 and that is widened after a transfer outside its interval and narrowed after one inside, so that in the long run four
 fifths are inside on any line (Gibbs and Candès, Adaptive conformal inference under distribution shift, 2021).
 
+Where the system knows the line's round trip (`phloem.tcp`), it is one more observation of the fixed part, from below.
+Its delivery rate is none of the goodput: benchmarks/adaptation_round_trip.py has what it would be worth.
+
 Source: the logarithm of goodput followed with its variance predicts transfers on recorded lines as well as anything
 longer, and knows how wrong it is (research/adaptive-hardware.md §2a). Gain 0.3 and 0.2 from there.
 """
@@ -36,6 +39,13 @@ EIGHTY = 1.2816
 _WIDENS = 0.15  # logarithm: a miss widens the next interval by four fifths of it, a hit narrows it by a fifth
 _NARROWEST, _WIDEST = 0.25, 4.0
 _SWERVE = 0.7  # log-seconds: a surprise past that is a new regime, not noise
+_TURNS = 0.8  # round trips that a message takes: half of one where it was awaited, one where both ends start together
+_TURNS_NOISE = 0.5**2  # squared log-seconds: TCP's slow start may ask for more
+_PROGRAMS, _PROGRAMS_NOISE = 1e-3, 1.5**2  # seconds that both ends' programs take, and how well that is known
+_LONGER = (
+    4.0  # times a transfer's seconds that its round trip may be: twice, but clocks of several ends made them
+)
+_SAME = 0.2  # log-seconds: a round trip that moved less has told nothing new
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ class Line:
         width: what the noise's standard deviation is multiplied by, so that intervals hold what they should.
         seen: how many transfers it is made from.
         ignored: transfers whose size or duration made no sense.
+        round_trip: the last that was heard of, in seconds; 0 before one was.
         moving: the part of the last transfer's time that its size made up.
         swing, at: how far the goodput was from this, in log-seconds, while so many bytes crossed; 0 where it is not
             about one moment.
@@ -61,6 +72,7 @@ class Line:
     width: float = 1.0
     seen: int = 0
     ignored: int = 0
+    round_trip: float = 0.0
     moving: float = 1.0
     swing: float = 0.0
     at: float = 1.0
@@ -185,6 +197,42 @@ class Line:
     def _log_seconds(goodput: float, fixed: float, size: float) -> float:
         moving = math.log(size) - goodput
         return max(moving, fixed) + math.log1p(math.exp(-abs(moving - fixed)))
+
+    def heard(self, round_trip_seconds: float, took_seconds: float) -> Line:
+        """The line where the system knows its round trip, besides a transfer that took so long; that comes in `after`.
+
+        An observation of the fixed part with a standard deviation of half a log-second, more where programs take longer
+        than the round trip; but a lower bound: where it says less than was thought, it says nothing, for slow start
+        takes several round trips, and a proxy may answer in the peer's place (RFC 3135). The same number again is no
+        second observation. None, for which 0 stands, is ignored, and so is one of more than four times the transfer,
+        which took about half of it at least.
+
+        >>> round(Line().fixed_seconds, 3), round(Line().heard(0.2, took_seconds=0.25).fixed_seconds, 3)
+        (0.05, 0.128)
+        """
+        if not _SHORTEST <= round_trip_seconds <= min(_LONGER * took_seconds, _LONGEST):
+            return self
+        if self.round_trip and abs(math.log(round_trip_seconds / self.round_trip)) < _SAME:
+            return self
+        expected = _TURNS * round_trip_seconds + _PROGRAMS
+        programs, surprise = _PROGRAMS / expected, math.log(expected) - self.fixed
+        if surprise <= 0:
+            return replace(self, round_trip=round_trip_seconds)
+        noise = (1 - programs) ** 2 * _TURNS_NOISE + programs**2 * _PROGRAMS_NOISE
+        var_goodput, var_fixed, covariance = self.variances
+        gain = 1 / (var_fixed + noise)
+        goodput = self.goodput + gain * covariance * surprise
+        return replace(
+            self,
+            goodput=min(max(goodput, math.log(SLOWEST)), math.log(FASTEST)),
+            fixed=self.fixed + gain * var_fixed * surprise,
+            variances=(
+                max(var_goodput - gain * covariance**2, 1e-9),
+                max(var_fixed - gain * var_fixed**2, 1e-9),
+                covariance - gain * covariance * var_fixed,
+            ),
+            round_trip=round_trip_seconds,
+        )
 
     def failed(self) -> Line:
         """The line after a transfer that never came to its end: slower than was thought, and less certain."""

@@ -147,10 +147,11 @@ def _read(line: Any, where: str) -> Decided:
 
 
 def _seen(values: Sequence[Any]) -> Seen:
-    if len(values) != len(Seen.__dataclass_fields__) or any(
+    most = len(Seen.__dataclass_fields__)
+    if len(values) not in (most - 1, most) or any(  # logs of before have no round trip
         isinstance(one, bool) or not isinstance(one, (int, float)) for one in values
     ):
-        raise ValueError(f"a site's round has {len(Seen.__dataclass_fields__)} numbers")
+        raise ValueError(f"a site's round has {most} numbers")
     return Seen(*values)
 
 

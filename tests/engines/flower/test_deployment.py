@@ -27,6 +27,7 @@ from phloem.job.deployed import registered, run_on
 from phloem.job.record import RoundRecord
 from phloem.job.runner import Run
 from phloem.job.watch import Unwatched
+from phloem.planner.costs import Seen
 from phloem.recipe import Recipe, load_recipe
 
 pytestmark = [pytest.mark.service("flower"), pytest.mark.slow]
@@ -142,14 +143,14 @@ def test_on_flower_codecs_are_chosen_from_what_the_wire_and_the_sites_took(tmp_p
     assert [row["round"] for row in rows] == [0, 1, 2, 3]
     for row in rows:
         for seen in row["told"]["seen"].values():
-            up_bytes, up, down_bytes, down, encode, decode, _, _, frame, spare = seen
-            assert spare >= 1 << 20, "a site says what memory it has left"
-            assert up_bytes > frame > 0
-            assert down_bytes > 0
-            assert 0 < up < 60
-            assert 0 < down < 60
-            assert 0 < encode < 10
-            assert 0 < decode < 10
+            one = Seen(*seen)
+            assert one.memory >= 1 << 20, "a site says what memory it has left"
+            assert one.up_bytes > one.frame_bytes > 0
+            assert one.down_bytes > 0
+            assert 0 < one.up_seconds < 60
+            assert 0 < one.down_seconds < 60
+            assert 0 < one.encode_seconds < 10
+            assert 0 < one.decode_seconds < 10
 
 
 def test_a_coordinator_killed_in_mid_round_goes_on_to_the_same_result(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,7 +16,8 @@ from tests.engines.torch import small
 from tests.engines.torch.ranks import Here, Start
 from tests.engines.torch.test_commits import Book, finished, runs
 
-from phloem.engines.torch.leveling import _TIMES, Leveling, exchange_seconds
+from phloem import tcp
+from phloem.engines.torch.leveling import _TIMES, Leveling, exchange_seconds, round_trip_seconds
 from phloem.errors import ConfigError, StateError
 from phloem.planner.levels import LADDER, UP
 from phloem.rounds.plan import Choice
@@ -34,9 +36,16 @@ def place(words: str) -> int:
 # -- real ranks --------------------------------------------------------------------------------------------------
 
 
-def adapts(here: Here, *, rounds: int, kept: bool = False, more: int = 1, nan: int = -1) -> None:
-    """Rounds at chosen levels. The last rank takes `more` times as long; in round `nan` it breaks its weights."""
+def adapts(
+    here: Here, *, rounds: int, kept: bool = False, more: int = 1, nan: int = -1, deaf: Sequence[int] = ()
+) -> None:
+    """Rounds at chosen levels. The last rank takes `more` times as long; in round `nan` it breaks its weights.
+
+    Ranks in `deaf` find no sockets.
+    """
     here.begin()
+    if here.rank in deaf:
+        tcp._listed = list
     model = small.built("wide")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     folder = here.folder / f"host-{here.rank}" if kept else None
@@ -63,6 +72,7 @@ def adapts(here: Here, *, rounds: int, kept: bool = False, more: int = 1, nan: i
             "refused": {str(worker): why for worker, why in merged.refused.items()},
             "model": small.digest(model.parameters()),
             "lines": {name: site.up.seconds(1000) for name, site in controller.sites.items()},
+            "round trips": [site.up.round_trip for site in controller.sites.values()],
             "train": {name: site.train for name, site in controller.sites.items()},
         }
         here.say(**{f"round {merged.round}": row})
@@ -81,6 +91,16 @@ def test_levels_become_finer_on_a_fast_line_and_are_the_same_at_every_rank(ranks
     found = [row["level"] for row in rounds_of(ranks(2, adapts, rounds=4))]
     assert found[0] == "0.5 fast", "86,710 parameters in 6 kB"
     assert min(map(place, found)) < place("0.5 fast")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="TCP_INFO as Linux has it")
+@pytest.mark.parametrize(("deaf", "heard"), [((), True), ((0, 2), True), ((0, 1, 2), False)])
+def test_ranks_choose_alike_where_some_or_none_of_them_hear_of_round_trips(
+    ranks: Start, deaf: tuple[int, ...], heard: bool
+) -> None:
+    for row in rounds_of(ranks(3, adapts, rounds=3, deaf=deaf)):
+        assert len(set(row["round trips"])) == 1
+        assert (0 < row["round trips"][0] < 0.1) == heard
 
 
 @pytest.mark.slow
@@ -199,7 +219,7 @@ def played(bytes_per_second: float, *, train: float, rounds: int = 12, world: in
         size = len(frame) + 60
         seconds = 0.02 + (world - 1) * size / bytes_per_second
         trained = [train * (1 + place) for place in range(world)]
-        told[:] = [_TIMES.pack(ready, seconds + max(trained) - ready) for ready in trained]
+        told[:] = [_TIMES.pack(ready, seconds + max(trained) - ready, 0.0) for ready in trained]
         result = RoundResult(
             number,
             tuple(Received(name, 1, frame) for name in names),
@@ -233,6 +253,12 @@ def test_levels_follow_the_line_and_every_rank_says_the_same(
     assert all(len(set(one)) == 1 for one in said)
     assert said[0][0] == "0.05 fast", "a few kilobytes"
     assert place(finest) <= place(said[-1][0]) <= place(coarsest)
+
+
+def test_one_rank_that_says_nonsense_of_its_round_trip_moves_nobody() -> None:
+    assert round_trip_seconds([0.04, 0.05, 0.041, 1e9]) == 0.041
+    assert round_trip_seconds([0.04, math.nan, -1.0, 0.0, math.inf]) == 0.04
+    assert round_trip_seconds([0.0, math.nan]) == 0.0
 
 
 def test_who_was_ready_early_did_not_wait_for_the_line() -> None:

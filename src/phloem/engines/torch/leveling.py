@@ -1,13 +1,14 @@
 """`bits="auto"`: the planner's controller chooses every round's level, from what the rounds before took on the wire.
 
 There is no coordinator to ask: every rank has the same controller, and tells it the same. What an update took to make
-comes with the update; what the exchange of frames took, all ranks tell each other right after it. From that meeting
-every rank's clock runs anew, so that all know at the next one who was ready when: the time that a rank waits for slower
-ones is no time on the line.
+comes with the update; what the exchange of frames took, all ranks tell each other right after it, and with it the round
+trip that the kernel knows of the connections that carried their frames. From that meeting every rank's clock runs anew,
+so that all know at the next one who was ready when: the time that a rank waits for slower ones is no time on the line.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import struct
 import time
@@ -23,10 +24,11 @@ from phloem.planner.decision import label
 from phloem.planner.settings import Adapting
 from phloem.rounds.adapting import AdaptiveChoice
 from phloem.rounds.result import RoundResult
+from phloem.tcp import Watch
 from phloem.wire.messages import Report
 
 AUTO = "auto"
-_TIMES = struct.Struct("<2d")
+_TIMES = struct.Struct("<3d")  # seconds to the exchange's start, and to its end from there; the round trip's
 _SHORTEST = 1e-6  # seconds: what an exchange takes at least
 
 
@@ -45,7 +47,7 @@ def first(bits: str, codec: str | Mapping[str, Any] | None, effort: str) -> dict
     return levels.first_config()
 
 
-def exchange_seconds(times: Sequence[tuple[float, float]]) -> float:
+def exchange_seconds(times: Sequence[Sequence[float]]) -> float:
     """What an exchange took, from every rank's (seconds from the meeting to its start, seconds from then to its end).
 
     Nothing is complete before the last rank has started, so it counts from there. Clocks began when the meeting's last
@@ -58,20 +60,43 @@ def exchange_seconds(times: Sequence[tuple[float, float]]) -> float:
     return max(statistics.fmean(took - (last - ready) for ready, took in times), _SHORTEST)
 
 
+def round_trip_seconds(told: Sequence[float]) -> float:
+    """The line's round trip, from that of each rank to its farthest peer: their median; 0 if no rank knows any.
+
+    The median, since an exchange's seconds are a mean over the ranks, and one rank's kernel may say anything.
+
+    >>> round_trip_seconds([0.04, 0.0, 0.05, math.nan])
+    0.04
+    """
+    known = [one for one in told if 0.0 < one < math.inf]
+    return statistics.median_low(known) if known else 0.0
+
+
 class Leveling(AdaptiveChoice):
-    """The choice of ranks that send their frames to each other; `meet` comes after every exchange."""
+    """The choice of ranks that send their frames to each other; `starts` comes before every exchange.
+
+    `ended` comes right after it, and `meet` once its updates are merged.
+    """
 
     def __init__(self, peers: Peers, parameters: int) -> None:
         others = peers.world - 1
         # a rank alone has no line, and loses nothing by sending everything
         settings = Adapting() if others else Adapting(coarsest=levels.LADDER[0].name)
         super().__init__(Controller((), parameters, settings=settings, owes=False, peers=max(others, 1)))
-        self._peers = peers
+        self._peers, self._watch, self._round_trip = peers, Watch(), 0.0
         self.begin()
 
     def begin(self) -> None:
         """Says that all ranks have met just now."""
         self._met = time.perf_counter()
+
+    def starts(self) -> None:
+        """Says that this rank's message is handed over next."""
+        self._watch.begin()
+
+    def ended(self, size: int) -> None:
+        """Says that all ranks' messages have come, of which this one's had `size` bytes."""
+        self._round_trip = self._watch.end(size, self._peers.world - 1)
 
     def meet(self, ready: float, seconds: float, sent: Mapping[str, int], result: RoundResult) -> None:
         """Tells all ranks how long the exchange took here, and the controller what it took at all of them.
@@ -82,19 +107,23 @@ class Leveling(AdaptiveChoice):
         Raises:
             StateError: a rank did not come in time; it is named.
         """
-        messages = self._peers.gather(_TIMES.pack(ready - self._met, seconds), _TIMES.size)
+        message = _TIMES.pack(ready - self._met, seconds, self._round_trip)
+        told = [_TIMES.unpack(one) for one in self._peers.gather(message, _TIMES.size)]
         self.begin()
         if sent:
-            took = exchange_seconds([_TIMES.unpack(message) for message in messages])
+            took = exchange_seconds([times for *times, _ in told])
+            round_trip = round_trip_seconds([one for *_, one in told])
             self.controller.observe(
                 result.round,
-                self._seen(took, sent, result),
+                self._seen(took, round_trip, sent, result),
                 frame_bytes=len(result.frame),
                 loss=0.0,  # nobody knows one
                 norm=result.norm,
             )
 
-    def _seen(self, took: float, sent: Mapping[str, int], result: RoundResult) -> dict[str, Seen]:
+    def _seen(
+        self, took: float, round_trip: float, sent: Mapping[str, int], result: RoundResult
+    ) -> dict[str, Seen]:
         frames = {update.site: len(update.frame) for update in result.accepted}
         seen = dict.fromkeys(sent, Seen())
         for name, frame in frames.items():
@@ -106,6 +135,7 @@ class Leveling(AdaptiveChoice):
                 train_seconds=report.train_seconds,
                 lost=-1.0 if report.lost is None else report.lost,
                 frame_bytes=frame,
+                round_trip_seconds=round_trip,
             )
         return seen
 

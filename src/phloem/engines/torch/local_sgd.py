@@ -204,9 +204,13 @@ class LocalSGD:
         if self._disk is not None:
             self._keep_own(self._disk)
         most = 2 * limits_for(self._layout)["max_frame_bytes"]
+        if self._leveling is not None:
+            self._leveling.starts()
         ready = time.perf_counter()
         replies = self.peers.gather(message, most)
         exchanged = time.perf_counter() - ready
+        if self._leveling is not None:
+            self._leveling.ended(len(message))
         for worker, reply in zip(self._numbers, replies, strict=True):
             reason = self._coordinator.receive(str(worker), reply)
             if reason is not None and (reason.startswith(DIVERGED) or "another trunk" in reason):
