@@ -38,5 +38,6 @@ void bind_planes(nb::module_& m);
 void bind_adaptive(nb::module_& m);
 void bind_trellis(nb::module_& m);
 void bind_hadamard(nb::module_& m);
+void bind_matrices(nb::module_& m);
 
 }  // namespace phloem

@@ -85,6 +85,10 @@ struct Loops {
   void (*add_products)(const float* left, const float* right, size_t rows, size_t rank, size_t columns, float* total);
   // Makes rows orthonormal one after another, in place.
   void (*orthonormal)(double* rows, size_t count, size_t size);
+  // Multiplies every value by its row's and its column's number; sums squares of whole numbers of units.
+  void (*scale_rows_and_columns)(float* x, size_t rows, size_t columns, const float* by_row, const float* by_column);
+  void (*squares_of_rows_and_columns)(const float* x, size_t rows, size_t columns, double unit, int64_t* by_row,
+                                      int64_t* by_column);
 };
 
 namespace portable { extern const Loops kLoops; }

@@ -23,4 +23,5 @@ NB_MODULE(_native, m) {
   bind_adaptive(m);
   bind_trellis(m);
   bind_hadamard(m);
+  bind_matrices(m);
 }

@@ -145,6 +145,16 @@ class Kernels(AdaptiveKernels, Protocol):
         """Makes the rows (r × m) orthonormal one after another, in place."""
         ...
 
+    def scale_rows_and_columns(self, matrix: FloatArray, rows: FloatArray, columns: FloatArray) -> None:
+        """Multiplies every value, in place, by its row's number, and then by its column's."""
+        ...
+
+    def squares_of_rows_and_columns(
+        self, matrix: FloatArray, unit: float
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Sums over rows, and over columns, of the squares of value ÷ unit rounded to a whole number."""
+        ...
+
     def hadamard(self, vector: FloatArray, size: int, scale: float) -> None:
         """Transforms every block of `size` values in place, and multiplies by `scale`."""
         ...

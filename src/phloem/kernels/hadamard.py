@@ -1,4 +1,4 @@
-"""The Walsh-Hadamard transform, random signs and thin matrices, in place: the specification of the native kernels.
+"""The Walsh-Hadamard transform and random signs, in place: the specification of the native kernels.
 
 Hadamard. A block of 2^m values goes through m stages, h = 1, 2, 4, … 2^(m−1): for every i whose bit h is zero
 the values at i and i + h become their sum and their difference (first minus second). Then each is multiplied
@@ -10,54 +10,14 @@ Signs. The sign bit of value i is turned over where bit i mod 64 of word ⌊i / 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 
 from phloem.kernels.streams import words
 
 FloatArray = npt.NDArray[np.float32]
-DoubleArray = npt.NDArray[np.float64]
 
-_LANES = 16  # sums of products
 _PART = 1 << 16  # values at a time, so that all stages of a block find it in the cache
-
-
-def add_products(left: FloatArray, right: FloatArray, total: FloatArray) -> None:
-    """Adds left (m × r) times right (r × n) to `total` in place, one rank after another.
-
-    For each value one product and one sum, each rounded to float32.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        for column, row in zip(left.T, right, strict=True):
-            total += column[:, None] * row
-
-
-def orthonormal(rows: DoubleArray) -> None:
-    """Makes the rows (r × m) orthonormal one after another, in place; those that depend on rows before become zero.
-
-    Modified Gram-Schmidt, every row twice, in float64. A sum of products is sixteen sums, product i in sum i % 16, each
-    from first to last, which are then added in order: the same bits on every machine.
-    """
-    for j, row in enumerate(rows if rows.size else ()):
-        before = _length(row)
-        for _ in range(2):
-            for other in rows[:j]:
-                row -= other * _product(other, row)
-        length = _length(row)
-        row[:] = row / length if length > 1e-10 * before else 0.0
-
-
-def _length(row: DoubleArray) -> float:
-    return math.sqrt(_product(row, row))
-
-
-def _product(one: DoubleArray, other: DoubleArray) -> float:
-    padded = np.zeros(-(-one.size // _LANES) * _LANES)
-    padded[: one.size] = one * other
-    lanes = np.cumsum(padded.reshape(-1, _LANES), axis=0)[-1] if one.size else np.zeros(_LANES)
-    return float(np.cumsum(lanes)[-1])
 
 
 def hadamard(vector: FloatArray, size: int, scale: float) -> None:

@@ -342,13 +342,27 @@ def trellis_reconstruct(indices: IndexArray, step: Step, states: int) -> FloatAr
 
 
 def add_products(left: FloatArray, right: FloatArray, total: FloatArray) -> None:
-    """Adds left (m × r) times right (r × n) to `total` in place, one rank after another (`hadamard.add_products`)."""
+    """Adds left (m × r) times right (r × n) to `total` in place, one rank after another (`matrices.add_products`)."""
     _native.add_products(left, right, total)
 
 
 def orthonormal(rows: npt.NDArray[np.float64]) -> None:
-    """Makes the rows (r × m) orthonormal one after another, in place (`hadamard.orthonormal`)."""
+    """Makes the rows (r × m) orthonormal one after another, in place (`matrices.orthonormal`)."""
     _native.orthonormal(rows)
+
+
+def scale_rows_and_columns(matrix: FloatArray, rows: FloatArray, columns: FloatArray) -> None:
+    """Multiplies every value, in place, by its row's number, and then by its column's."""
+    _native.scale_rows_and_columns(matrix, rows, columns)
+
+
+def squares_of_rows_and_columns(
+    matrix: FloatArray, unit: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Sums of squares (`matrices.squares_of_rows_and_columns`). Shapes: (m,), (n,)."""
+    rows, columns = (np.empty(length, np.int64) for length in matrix.shape)
+    _native.squares_of_rows_and_columns(matrix, unit, rows, columns)
+    return rows, columns
 
 
 def hadamard(vector: FloatArray, size: int, scale: float) -> None:

@@ -41,7 +41,13 @@ from phloem.kernels.decoder import Put, put_all
 from phloem.kernels.efforts import AdaptiveKernels, Held
 from phloem.kernels.encoder import ecsq_encode
 from phloem.kernels.grid import adaptive_centres
-from phloem.kernels.hadamard import add_products, flip, hadamard, orthonormal
+from phloem.kernels.hadamard import flip, hadamard
+from phloem.kernels.matrices import (
+    add_products,
+    orthonormal,
+    scale_rows_and_columns,
+    squares_of_rows_and_columns,
+)
 from phloem.kernels.parts import parts_within
 from phloem.kernels.planes import (
     differences_ends,
@@ -80,6 +86,8 @@ __all__ = [
     "orthonormal",
     "planes_merge",
     "planes_split",
+    "scale_rows_and_columns",
+    "squares_of_rows_and_columns",
     "trellis_quantise",
     "trellis_reconstruct",
     "trellis_states",

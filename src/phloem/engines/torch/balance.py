@@ -20,8 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from phloem.engines.torch.buffers import values_of
+from phloem.engines.torch.buffers import host, on_host, values_of
 from phloem.engines.torch.owing import matrix_of
+from phloem.kernels import backend
+from phloem.tensors import Array
 
 #: Steps between two looks at the means: scales change slowly, and a look costs as much as a frame.
 EVERY = 5
@@ -30,10 +32,11 @@ _BITS = 20  # of a value in the whole numbers that are squared
 _LEAST = (
     2.0**-16
 )  # of a row's or column's mean square, beside the tensor's: what hardly moves is not blown up without end
-_PART = 1 << 20  # values that are looked at at a time
+_PART = 1 << 20  # values that a GPU looks at at a time
 _BEGINS = 2  # looks at every step until then
 
 Doubles = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
 
 @dataclass
@@ -73,18 +76,13 @@ class Balance:
                 self._look(name, mean.view(matrix_of(tuple(mean.shape))))
 
     def _look(self, name: str, matrix: torch.Tensor) -> None:
-        largest = float(matrix.abs().max()) if matrix.numel() else 0.0
+        largest = _largest(matrix)
         if not 0.0 < largest < math.inf:
             return
         unit = math.ldexp(1.0, math.frexp(largest)[1] - _BITS)
-        by_row, by_column = [], torch.zeros(matrix.shape[1], dtype=torch.int64, device=matrix.device)
-        for part in matrix.split(max(1, _PART // matrix.shape[1])):
-            whole = (part.double() / unit).round_().to(torch.int64)
-            whole *= whole
-            by_row.append(whole.sum(dim=1))
-            by_column += whole.sum(dim=0)
-        rows = torch.cat(by_row).cpu().numpy() * (unit * unit / matrix.shape[1])
-        columns = by_column.cpu().numpy() * (unit * unit / matrix.shape[0])
+        by_row, by_column = _squares(matrix, unit)
+        rows = by_row.astype(np.float64) * (unit * unit / matrix.shape[1])
+        columns = by_column.astype(np.float64) * (unit * unit / matrix.shape[0])
         if name in self.squares:
             before = self.squares[name]
             rows = (1.0 - _FORGETS) * before[0] + _FORGETS * rows
@@ -93,7 +91,7 @@ class Balance:
 
     def _set(self, name: str, rows: Doubles, columns: Doubles) -> None:
         self.squares[name] = rows, columns
-        self._scales[name] = _Scales.of(*_powers(rows, columns))
+        self._scales[name] = _Scales.of(rows, columns)
 
     def scale(self, factor: float) -> None:
         """Gradients are `factor` times as large from now on: the loss scale has changed."""
@@ -122,38 +120,62 @@ class Balance:
 
 @dataclass
 class _Scales:
-    """A power of two for each row and each column, where they were last used."""
+    """A power of two for each row and each column. Shapes: (m,), (n,)."""
 
-    by: tuple[torch.Tensor, torch.Tensor]  # (m, 1) and (1, n)
-    inverse: tuple[torch.Tensor, torch.Tensor]  # exact, for they are powers of two
+    by: tuple[Array, Array]
+    inverse: tuple[Array, Array]  # exact
+    _there: dict[torch.device, list[torch.Tensor]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rows: torch.Tensor, columns: torch.Tensor) -> _Scales:
-        return cls((rows, columns), (rows.reciprocal(), columns.reciprocal()))
+    def of(cls, rows: Doubles, columns: Doubles) -> _Scales:
+        """The scales for these mean squares."""
+        powers = _powers(rows, columns)
+        return cls(powers, (np.float32(1.0) / powers[0], np.float32(1.0) / powers[1]))
 
     def divide(self, tensor: torch.Tensor) -> None:
-        self._there(tensor.device)
-        tensor.view(self.shape).mul_(self.inverse[0]).mul_(self.inverse[1])
+        self._scale(tensor, 2)
 
     def multiply(self, tensor: torch.Tensor) -> None:
-        self._there(tensor.device)
-        tensor.view(self.shape).mul_(self.by[0]).mul_(self.by[1])
+        self._scale(tensor, 0)
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self.by[0]), self.by[1].shape[1]
+    def _scale(self, tensor: torch.Tensor, first: int) -> None:
+        every = (*self.by, *self.inverse)
+        if on_host(tensor):
+            rows, columns = every[first : first + 2]
+            matrix = host(tensor).reshape(len(rows), len(columns))  # the tensor's own memory
+            backend().scale_rows_and_columns(matrix, rows, columns)
+            return
+        if tensor.device not in self._there:
+            self._there[tensor.device] = [torch.from_numpy(array).to(tensor.device) for array in every]
+        by_row, by_column = self._there[tensor.device][first : first + 2]
+        tensor.view(len(by_row), len(by_column)).mul_(by_row[:, None]).mul_(by_column)
 
-    def _there(self, device: torch.device) -> None:
-        if self.by[0].device != device:
-            self.by = self.by[0].to(device), self.by[1].to(device)
-            self.inverse = self.inverse[0].to(device), self.inverse[1].to(device)
+
+def _largest(matrix: torch.Tensor) -> float:
+    if on_host(matrix):
+        largest, broken = backend().ecsq_extent([host(matrix)])
+        return math.nan if broken >= 0 else largest
+    return float(matrix.abs().max())
 
 
-def _powers(rows: Doubles, columns: Doubles) -> tuple[torch.Tensor, torch.Tensor]:
+def _squares(matrix: torch.Tensor, unit: float) -> tuple[Integers, Integers]:
+    """As `phloem.kernels.matrices.squares_of_rows_and_columns`, wherever the matrix lies."""
+    if on_host(matrix):
+        return backend().squares_of_rows_and_columns(host(matrix), unit)
+    by_row, by_column = [], torch.zeros(matrix.shape[1], dtype=torch.int64, device=matrix.device)
+    for part in matrix.split(max(1, _PART // matrix.shape[1])):
+        whole = (part.double() / unit).round_().to(torch.int64)
+        whole *= whole
+        by_row.append(whole.sum(dim=1))
+        by_column += whole.sum(dim=0)
+    return torch.cat(by_row).cpu().numpy(), by_column.cpu().numpy()
+
+
+def _powers(rows: Doubles, columns: Doubles) -> tuple[Array, Array]:
     mean = float(np.cumsum(rows)[-1]) / len(rows)
     if mean == 0.0:
-        return torch.ones(len(rows), 1), torch.ones(1, len(columns))
+        return np.ones(len(rows), np.float32), np.ones(len(columns), np.float32)
     high = np.maximum(rows, _LEAST * mean)
     wide = np.maximum(columns, _LEAST * mean) / mean
-    parts = [np.ldexp(1.0, np.frexp(part)[1] // 2).astype(np.float32) for part in (high, wide)]
-    return torch.from_numpy(parts[0][:, None]), torch.from_numpy(parts[1][None, :])
+    high, wide = (np.ldexp(1.0, np.frexp(part)[1] // 2) for part in (high, wide))
+    return high.astype(np.float32), wide.astype(np.float32)

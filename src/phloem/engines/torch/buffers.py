@@ -34,8 +34,9 @@ def on_host(tensor: torch.Tensor) -> bool:
 
 
 def host(tensor: torch.Tensor) -> Array:
-    """A float32 tensor as an array: its own memory where it lies in the processor's, otherwise a copy."""
-    return np.asarray(tensor.detach().cpu().numpy())
+    """A float32 tensor without a gradient as an array: its own memory where that is the processor's, else a copy."""
+    array: Array = tensor.numpy() if on_host(tensor) else tensor.cpu().numpy()
+    return array
 
 
 def values_of(tensor: Any, dtype: type[np.generic]) -> npt.NDArray[Any]:
