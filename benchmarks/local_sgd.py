@@ -28,11 +28,14 @@ WAYS: dict[str, dict[str, Any]] = {
     "0.5 bits": {"bits": 0.5},
     "bf16": {"codec": "bf16"},
 }
+SLOW = "2 Mbit/s, 40 ms"
 LINES = {
-    "2 Mbit/s, 40 ms": Link(2e6, 2e6, 0.02),  # 40 ms from rank to rank and back
-    "20 Mbit/s, 20 ms": Link(20e6, 20e6, 0.01),
+    SLOW: Link(2e6, 2e6, 0.02),  # 40 ms from rank to rank and back
+    "50 Mbit/s, 20 ms": Link(50e6, 50e6, 0.01),
     "1 Gbit/s": Link(1e9, 1e9, 0.0, burst_seconds=0.002),
 }
+#: A merge in bfloat16 takes 20 s on the slow line: longer than a whole run in the other ways.
+LEFT_OUT = {(SLOW, "bf16")}
 
 
 def rank(seed: int, ways: list[str]) -> None:
@@ -93,14 +96,15 @@ def run(seeds: int) -> dict[str, Any]:
     for seed in range(1, seeds + 1):
         for line, link in LINES.items():
             started = time.perf_counter()
-            order = names[seed % len(names) :] + names[: seed % len(names)]
+            turned = names[seed % len(names) :] + names[: seed % len(names)]
+            order = [way for way in turned if (line, way) not in LEFT_OUT]
             argv = [sys.executable, __file__, "--rank", json.dumps(order), "--seed", str(seed)]
             told = run_ranks(argv, {f"rank-{n}": link for n in range(RANKS)}, timeout_seconds=1200.0)
             for place, way in enumerate(order):
                 every = [one["ways"][place] for one in told]
                 slowest = max(every, key=lambda one: one["seconds"])
                 cells.setdefault(line, {}).setdefault(way, []).append({"seed": seed, **slowest})
-            words = {way: round(cells[line][way][-1]["seconds"], 1) for way in names}
+            words = {way: round(cells[line][way][-1]["seconds"], 1) for way in order}
             print(
                 f"seed {seed}  {line}: {words}  ({time.perf_counter() - started:.0f} s)",
                 file=sys.stderr,

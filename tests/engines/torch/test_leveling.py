@@ -98,9 +98,12 @@ def test_levels_become_finer_on_a_fast_line_and_are_the_same_at_every_rank(ranks
 def test_ranks_choose_alike_where_some_or_none_of_them_hear_of_round_trips(
     ranks: Start, deaf: tuple[int, ...], heard: bool
 ) -> None:
-    for row in rounds_of(ranks(3, adapts, rounds=3, deaf=deaf)):
+    found = []
+    for row in rounds_of(ranks(3, adapts, rounds=8, deaf=deaf)):
         assert len(set(row["round trips"])) == 1
-        assert (0 < row["round trips"][0] < 0.1) == heard
+        found += row["round trips"][:1]
+    # clocks are not so exact that every exchange over loopback takes some time
+    assert any(0 < round_trip < 0.1 for round_trip in found) == heard
 
 
 @pytest.mark.slow
