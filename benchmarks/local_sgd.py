@@ -127,7 +127,8 @@ def table(cells: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, Any]:
             for way, runs in ways.items()
         }
         means = {way: geometric_mean([one["seconds"] for one in runs]) for way, runs in ways.items()}
-        best = min((way for way in ways if way != "auto"), key=means.__getitem__)
+        there = [way for way, runs in ways.items() if way != "auto" and all(one["reached"] for one in runs)]
+        best = min(there, key=means.__getitem__)
         ratios = [a["seconds"] / b["seconds"] for a, b in zip(ways["auto"], ways[best], strict=True)]
         found[line] = {"ways": rows, "best_fixed": best, "auto_over_best": spread(ratios)}
     return found

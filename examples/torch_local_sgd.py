@@ -12,7 +12,7 @@ images, labels = images[rank::ranks].float() / 16, labels[rank::ranks]
 
 model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10))
 optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-local = phloem.torch.LocalSGD(model, optimizer, every=10, bits=0.5)
+local = phloem.torch.LocalSGD(model, optimizer, every=10)
 
 for _ in range(20):
     for batch in torch.arange(len(images) // 32 * 32).split(32):

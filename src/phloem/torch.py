@@ -1,7 +1,7 @@
 """Phloem in torch.distributed: compressed gradients under DDP, compressed rounds of local steps.
 
 Every step:       compressed = phloem.torch.compress_ddp(DDP(model), bits=0.5)
-Every n steps:    local = phloem.torch.LocalSGD(model, optimizer, every=30, bits=0.05)
+Every n steps:    local = phloem.torch.LocalSGD(model, optimizer, every=30)
 """
 
 from __future__ import annotations

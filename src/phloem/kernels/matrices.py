@@ -61,7 +61,8 @@ def squares_of_rows_and_columns(matrix: FloatArray, unit: float) -> tuple[IntArr
     """Sums over rows, and over columns, of the squares of value ÷ unit rounded to a whole number, ties to even.
 
     Args:
-        matrix: no value is as large as 2**24 units. Shape: (m, n).
+        matrix: of at most 2**20 units, and so many rows and columns at most that their squares stay below 2**63:
+            2**23. Shape: (m, n).
         unit: a power of two.
 
     Returns:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from phloem.errors import ConfigError, FormatError
 from phloem.kernels import _native, efforts
+from phloem.kernels._native import add_products, flip, hadamard, orthonormal, scale_rows_and_columns
 from phloem.kernels.decoder import Put, check_parts, put_all
 from phloem.kernels.efforts import AdaptiveKernels, Held
 from phloem.kernels.logistic import logistic_tables
@@ -26,6 +27,14 @@ Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.unsignedinteger]
 IndexArray = npt.NDArray[np.int32]
 HeldArray = npt.NDArray[np.int8]
+
+__all__ = [
+    "add_products",
+    "flip",
+    "hadamard",
+    "orthonormal",
+    "scale_rows_and_columns",
+]  # as they are; and all below
 
 NAME = "native"
 
@@ -341,21 +350,6 @@ def trellis_reconstruct(indices: IndexArray, step: Step, states: int) -> FloatAr
     return values
 
 
-def add_products(left: FloatArray, right: FloatArray, total: FloatArray) -> None:
-    """Adds left (m × r) times right (r × n) to `total` in place, one rank after another (`matrices.add_products`)."""
-    _native.add_products(left, right, total)
-
-
-def orthonormal(rows: npt.NDArray[np.float64]) -> None:
-    """Makes the rows (r × m) orthonormal one after another, in place (`matrices.orthonormal`)."""
-    _native.orthonormal(rows)
-
-
-def scale_rows_and_columns(matrix: FloatArray, rows: FloatArray, columns: FloatArray) -> None:
-    """Multiplies every value, in place, by its row's number, and then by its column's."""
-    _native.scale_rows_and_columns(matrix, rows, columns)
-
-
 def squares_of_rows_and_columns(
     matrix: FloatArray, unit: float
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -363,16 +357,6 @@ def squares_of_rows_and_columns(
     rows, columns = (np.empty(length, np.int64) for length in matrix.shape)
     _native.squares_of_rows_and_columns(matrix, unit, rows, columns)
     return rows, columns
-
-
-def hadamard(vector: FloatArray, size: int, scale: float) -> None:
-    """Transforms every block of `size` values, a power of two, and multiplies by `scale`."""
-    _native.hadamard(vector, size, scale)
-
-
-def flip(vector: FloatArray, seed: int) -> None:
-    """Turns the signs over that the stream `seed` names."""
-    _native.flip(vector, seed)
 
 
 def simd_levels() -> tuple[str, ...]:

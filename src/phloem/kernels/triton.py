@@ -1,6 +1,6 @@
 """Kernels for matrices in a GPU's memory, in Triton: the same bits as on the processor.
 
-A product and a sum are rounded one after the other, never fused, in the order of `hadamard.add_products`: what a GPU
+A product and a sum are rounded one after the other, never fused, in the order of `matrices.add_products`: what a GPU
 adds up from thin matrices, every other machine adds up to the same values. Every matrix is read and written once.
 
 Importing this needs torch, and Triton, which torch's builds for CUDA and ROCm bring along. It runs on the processor,
@@ -14,15 +14,19 @@ import triton
 import triton.language as tl
 
 _TALL, _WIDE = 32, 128  # values of the matrix that one program makes
-_FUSED = {"enable_fp_fusion": False}
+_UNFUSED = {"enable_fp_fusion": False}
 
 
 @triton.jit
 def _sum_of_products(total, left, right, rows, columns, m, n, RANK: tl.constexpr, MINUS: tl.constexpr):
     """`total` plus (or minus) the products of one row of `left` (RANK × m) and the same of `right` (RANK × n)."""
-    for r in range(RANK):
-        column = tl.load(left + r * m + rows, mask=rows < m, other=0.0)
-        row = tl.load(right + r * n + columns, mask=columns < n, other=0.0)
+    left += rows
+    right += columns
+    for _ in range(RANK):
+        column = tl.load(left, mask=rows < m, other=0.0)
+        row = tl.load(right, mask=columns < n, other=0.0)
+        left += m
+        right += n
         product = column[:, None] * row[None, :]
         total = total - product if MINUS else total + product
     return total
@@ -41,8 +45,9 @@ def _split(
     TALL: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    rows = tl.program_id(0) * TALL + tl.arange(0, TALL)
-    columns = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
+    across = tl.cdiv(n, WIDE)
+    rows = tl.program_id(0) // across * TALL + tl.arange(0, TALL)
+    columns = tl.program_id(0) % across * WIDE + tl.arange(0, WIDE)
     places = rows[:, None].to(tl.int64) * n + columns[None, :]
     inside = (rows[:, None] < m) & (columns[None, :] < n)
     rest = tl.load(whole + places, mask=inside, other=0.0)
@@ -65,5 +70,5 @@ def split(
         mean: what the first is made of. Shape: (r, n).
     """
     m, n = whole.shape
-    grid = (triton.cdiv(m, _TALL), triton.cdiv(n, _WIDE))
-    _split[grid](whole, owed, base, told, mean, m, n, base.shape[0], _TALL, _WIDE, **_FUSED)
+    grid = (triton.cdiv(m, _TALL) * triton.cdiv(n, _WIDE),)
+    _split[grid](whole, owed, base, told, mean, m, n, base.shape[0], _TALL, _WIDE, **_UNFUSED)

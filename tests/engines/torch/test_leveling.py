@@ -182,6 +182,30 @@ def alone(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("alone")
+def test_levels_are_chosen_where_nobody_says_otherwise() -> None:
+    model = small.built("one")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    assert LocalSGD(model, optimizer).merge().level == "none", "a rank alone sends everything"
+    for options in ({"bits": 0.05}, {"codec": "topk"}):
+        assert LocalSGD(model, optimizer, **options).merge().level == ""
+
+
+def has_momentum(here: Here) -> None:
+    here.begin()
+    model = small.built("wide")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    local = LocalSGD(model, optimizer, outer="nesterov", timeout_seconds=20)
+    here.say(levels=[merged.level for _ in range(3) if (merged := local.merge())])
+    dist.destroy_process_group()
+
+
+def test_with_momentum_outside_no_level_is_coarser_than_two_bits(ranks: Start) -> None:
+    for one in ranks(2, has_momentum):
+        assert len(one.said["levels"]) == 3
+        assert max(map(place, one.said["levels"])) <= place("2 fast")
+
+
+@pytest.mark.usefixtures("alone")
 def test_words_that_mean_nothing_and_options_that_contradict_are_refused() -> None:
     model = small.built("one")
     wrong: list[tuple[dict[str, Any], str]] = [

@@ -155,7 +155,7 @@ def _largest(matrix: torch.Tensor) -> float:
     if on_host(matrix):
         largest, broken = backend().ecsq_extent([host(matrix)])
         return math.nan if broken >= 0 else largest
-    return float(matrix.abs().max())
+    return float(matrix.abs().max()) if matrix.numel() else 0.0
 
 
 def _squares(matrix: torch.Tensor, unit: float) -> tuple[Integers, Integers]:

@@ -35,8 +35,8 @@ class Choice:
     Attributes:
         step: the first step after the trial.
         seconds: of a step, by way timed: the median of the slowest rank.
-        cost: seconds × steps to the same loss, as a multiple of those without compression; the least is taken, if it
-            is less than that of the way before by more than `MARGIN`.
+        cost: seconds × steps to the same loss, as a multiple of those without compression; the least is taken, or a
+            finer way within `MARGIN` of it, or of now if none is better by that.
         chosen: the way.
     """
 
@@ -71,6 +71,7 @@ class Trial:
         each: timed steps of each way in a trial.
         again: steps from one trial to the next.
         now: the number of the way that was chosen last.
+        begins: the first step of the next trial, or of the one under way.
     """
 
     ways: Sequence[Way]

@@ -60,7 +60,9 @@ class Compressed:
         self._model = model
         self._parameters = dict(_trained(model))
         self._names = {id(parameter): name for name, parameter in self._parameters.items()}
-        self._on_gpu = gpu.stays(self._parameters.values(), on_gpu)
+        self._on_gpu = bool(settings.matrix_rank) and gpu.stays(self._parameters.values(), on_gpu)
+        if self._on_gpu:
+            gpu.split(next(iter(self._parameters.values())).device)  # compiled now, in no step
         self._group = model.process_group
         self.peers = Peers(self._group, timeout_seconds)
         shapes = {name: tuple(parameter.shape) for name, parameter in self._parameters.items()}
@@ -168,6 +170,8 @@ class Compressed:
         ready = time.perf_counter()
         broken = [reason for reason in [future.result() for future in flying] if reason]
         broken += self._plain_broken()
+        if self._trial is not None:
+            gpu.finish(next(iter(self._parameters.values())).device)  # on NCCL a wait is only queued
         self._exposed = time.perf_counter() - ready
         if not broken:
             self._owed.commit()

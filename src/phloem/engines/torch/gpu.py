@@ -74,13 +74,27 @@ def working_on(device: torch.device, ready: torch.cuda.Event | None) -> Iterator
             stream.synchronize()
 
 
+def finish(device: torch.device) -> None:
+    """Waits until a GPU has done what this thread gave it; on the processor everything is done."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+
+
 @functools.cache
-def split() -> Split:
-    """`phloem.kernels.triton.split`, or the same in torch, by many passes, where there is no Triton."""
+def split(device: torch.device) -> Split:
+    """`phloem.kernels.triton.split`, or the same in torch, by many passes, where that does not work on this device.
+
+    It is tried once: Triton may be missing, want a compiler that is not there, or not know the GPU.
+    """
     try:
         from phloem.kernels import triton
-    except ImportError:
-        _log.info("Triton is not installed: thin matrices are added up by torch (same results, slower)")
+
+        tried = [torch.ones(1, 1, device=device) for _ in range(5)]
+        triton.split(*tried)
+        if float(tried[0]) != 1.0 or float(tried[1]) != 0.0:
+            raise RuntimeError("its sums are wrong")
+    except Exception as error:
+        _log.info("thin matrices are added up by torch (same results, slower), for Triton fails: %s", error)
         return split_by_passes
     return triton.split
 

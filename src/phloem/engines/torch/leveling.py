@@ -28,6 +28,8 @@ from phloem.tcp import Watch
 from phloem.wire.messages import Report
 
 AUTO = "auto"
+#: The coarsest level that momentum outside bears: it was seen to fail with less than a bit.
+FINE = "2"
 _TIMES = struct.Struct("<3d")  # seconds to the exchange's start, and to its end from there; the round trip's
 _SHORTEST = 1e-6  # seconds: what an exchange takes at least
 
@@ -78,10 +80,12 @@ class Leveling(AdaptiveChoice):
     `ended` comes right after it, and `meet` once its updates are merged.
     """
 
-    def __init__(self, peers: Peers, parameters: int) -> None:
+    def __init__(self, peers: Peers, parameters: int, momentum: bool = False) -> None:
+        """`momentum`: the outer step has some, and wants fine frames."""
         others = peers.world - 1
-        # a rank alone has no line, and loses nothing by sending everything
-        settings = Adapting() if others else Adapting(coarsest=levels.LADDER[0].name)
+        settings = Adapting(coarsest=FINE if momentum else levels.LADDER[-1].name)
+        if not others:  # a rank alone has no line, and loses nothing by sending everything
+            settings = Adapting(coarsest=levels.LADDER[0].name)
         super().__init__(Controller((), parameters, settings=settings, owes=False, peers=max(others, 1)))
         self._peers, self._watch, self._round_trip = peers, Watch(), 0.0
         self.begin()

@@ -2,7 +2,7 @@
 
 The rounds are those of every other engine: each rank is a site, and each replays the coordinator from all ranks'
 frames. So no frame travels down: the merged step is exact, costs no bytes, and every rank computes the same bits.
-Per round a rank sends its frame to every other rank; with tens of ranks, give fewer bits.
+Per round a rank sends its frame to every other rank.
 """
 
 from __future__ import annotations
@@ -37,8 +37,6 @@ from phloem.strict import from_table
 from phloem.tasks.torch_task import load_state, pack_optimiser, state_of, unpack_optimiser
 from phloem.tensors import Layout, State, state_digest
 
-#: Wire bits per parameter and round where nobody says otherwise: `benchmarks/diloco.py` measures what others cost.
-DEFAULT_BITS = 0.05
 _log = logging.getLogger("phloem")
 
 
@@ -98,11 +96,12 @@ class LocalSGD:
             model: a plain module. Its floating-point parameters and buffers are merged, the others stay.
             optimizer: the inner one. Its moments stay at the rank; `folder` keeps them.
             every: steps between two merges (H in DiLoCo).
-            bits: wire bits per parameter of a rank's frame (`ecsq`); or "auto", which chooses them for every merge,
-                from 0.02 to all 32, by what training and the merges before took, so that the run is done soonest. It
-                begins with a few kilobytes. The choice is the same at every rank.
+            bits: wire bits per parameter of a rank's frame (`ecsq`); or "auto", as without `codec` unless told
+                otherwise: they are chosen for every merge, from 0.02 to all 32, by what training and the merges before
+                took, so that the run is done soonest. It begins with a few kilobytes. The choice is the same at every
+                rank. With momentum outside, which coarse frames do not bear, none is coarser than 2 bits.
             codec: in place of `bits`, any codec by its name or table.
-            effort: of `ecsq`; "auto" chooses it, too.
+            effort: of `ecsq`, with a number of bits; "auto" chooses it, too.
             outer: the step on the merged update: "sgd" (learning rate 1), "nesterov" (0.7, momentum 0.9: dense
                 DiLoCo's), or a table {"name": …, "learning_rate": …, "momentum": …}.
             division: p of `phloem.rounds.merge.MergeRule`; 1 is the mean over the ranks that sent a coordinate.
@@ -128,10 +127,12 @@ class LocalSGD:
             raise ConfigError(f"'every' must be a whole number of steps, 1 or more, found {every!r}")
         self.every, self.steps = every, 0
         self._model, self._optimizer = model, optimizer
+        if bits is None and codec is None:
+            bits = leveling.AUTO
         if isinstance(bits, str):
             self._up = leveling.first(bits, codec, effort)
         else:
-            self._up, _ = codecs_of(bits, None, codec, effort, DEFAULT_BITS)
+            self._up, _ = codecs_of(bits, None, codec, effort, 0.0)
         self._rule = MergeRule(division, _outer(outer))
         if clip_norm is not None:
             check_number("LocalSGD", "clip_norm", clip_norm, 1e-12, 1e12)
@@ -140,7 +141,9 @@ class LocalSGD:
         self.peers = Peers(group, timeout_seconds)
         state = state_of(model)
         self._layout = Layout.of(state)
-        self._leveling = Leveling(self.peers, self._layout.size) if isinstance(bits, str) else None
+        self._leveling = None
+        if isinstance(bits, str):
+            self._leveling = Leveling(self.peers, self._layout.size, self._rule.optimizer.name != "sgd")
         self._names = _names(model, optimizer)
         self._agree()
         place = Path(folder) if folder is not None else None

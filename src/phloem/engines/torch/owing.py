@@ -42,7 +42,7 @@ class Owed:
         """A copy of a parameter's residual, to be changed in place: what is owed after the step."""
         tensor = self._spare.pop(name, None)
         if tensor is None or tensor.device != torch.device(device):
-            tensor = torch.empty(shape, device=device)
+            tensor = torch.empty(shape, dtype=torch.float32, device=device)
         if name in self.own:
             tensor.copy_(self.own[name])
         else:

@@ -109,7 +109,9 @@ class Reduction:
         plain = np.float32(1.0) if self._balance is not None else inverse
         own = {name: in_order(tensor, self._parameters[name]) for name, tensor in self.owed.own.items()}
         return {
-            "own": {name: torch.from_numpy(host(tensor) * inverse) for name, tensor in own.items()},
+            "own": {
+                name: torch.from_numpy(np.asarray(host(tensor) * inverse)) for name, tensor in own.items()
+            },
             "right": {name: torch.from_numpy(array * plain) for name, array in self._mean.right.items()},
             "squares": {} if self._balance is None else self._balance.saved(float(inverse)),
             "steps": {key: step * float(plain) for key, step in self._mean.sharded.steps.items()},
@@ -122,9 +124,10 @@ class Reduction:
         }
         plain = np.float32(1.0 if self._balance is not None else scale)
         right = {name: array * plain for name, array in arrays_of(saved["right"]).items()}
+        self._mean = next(iter(self._means.values()))  # the finest: no direction is cut off
         self._mean.right = _fitted(right, self._mean)
         for mean in self._means.values():
-            mean.sharded.steps = dict(saved["steps"])  # by frame: no way takes another's
+            mean.sharded.steps = dict(saved["steps"])  # by frame; of another way's, a first guess
         if self._balance is not None:
             self._balance.load(saved["squares"], 1.0)
         self.rescale(scale)

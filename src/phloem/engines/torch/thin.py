@@ -176,7 +176,7 @@ class ThinMean:
 
         They need not be the same to the bit at all ranks: P is whatever the mean of the frames says.
         """
-        right = torch.zeros(columns, self.rank)
+        right = torch.zeros(columns, self.rank, dtype=torch.float32)
         if name in self.right:
             right = torch.from_numpy(self.right[name])
         lengths = torch.linalg.vector_norm(right, dim=0)  # the singular values, nearly
@@ -212,7 +212,7 @@ def split(whole: torch.Tensor, owed: torch.Tensor, base: torch.Tensor, told: Arr
         backend().add_products(left, mean, matrix)
     else:
         there = [torch.from_numpy(array).to(whole.device) for array in (told, mean)]
-        gpu.split()(whole, owed, base, *there)
+        gpu.split(whole.device)(whole, owed, base, *there)
 
 
 def _cut(arrays: Sequence[Array], cuts: Sequence[Sequence[tuple[int, int]]]) -> list[Array]:
