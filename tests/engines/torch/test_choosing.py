@@ -161,3 +161,14 @@ def test_no_way_left_untimed_would_have_been_better(
     costs = [seconds * way.inflation for way, (seconds, _) in zip(WAYS, steps, strict=True)]
     choice, _ = driven(Trial(WAYS, now=before), steps)
     assert choice.cost[choice.chosen] <= min(costs) / (1.0 - MARGIN) ** 2 * (1.0 + 1e-9)
+
+
+def test_only_a_trials_steps_are_timed_ones() -> None:
+    trial = Trial(WAYS, again=100)
+    assert [step for step in range(90) if trial.times(step)] == list(range(2, 16)), (
+        "two ways, seven steps each"
+    )
+    _, went = driven(trial, steps_of(line=0.1))
+    assert len(went) > 14
+    assert not any(trial.times(step) for step in range(2, 102))
+    assert trial.times(102)

@@ -86,10 +86,13 @@ class Trial:
     def __post_init__(self) -> None:
         self._plan = [_DENSE, self.now or _FINEST]
 
+    def times(self, step: int) -> bool:
+        """Whether step number `step` is one of a trial's."""
+        return 0 <= (step - self.begins) // (self.each + 1) < len(self._plan)
+
     def way(self, step: int) -> int:
         """The number of the way that step number `step` goes."""
-        leg = (step - self.begins) // (self.each + 1)
-        return self._plan[leg] if 0 <= leg < len(self._plan) else self.now
+        return self._plan[(step - self.begins) // (self.each + 1)] if self.times(step) else self.now
 
     def measured(self, step: int, seconds: float, exposed: float) -> None:
         """Takes what a step took, and waited at its end; not of a way's first one, which pays for the change."""
