@@ -6,7 +6,7 @@ Per step and matrix M (m × n) of gradient + residual, with Q (n × r) of the st
     Q = Mᵀ U                  the mean of all ranks' Q, in frames
     M̂ = U Qᵀ                  added up in one order everywhere, so all ranks have the same bits
 
-They are coded as Pᵀ and Qᵀ: in long rows, each of a size of its own, which takes the codec a third of the time.
+They are coded as Pᵀ and Qᵀ, whose rows are long and each of a size of its own: so the codec works through them fastest.
 Matrices stay where they are: of those in a GPU's memory only P and Q cross to the processor, whose codecs know them.
 
 A rank keeps M − U Qᵀ of its own Q as its frame told it, and what the mean of Q lost. Vectors and small matrices go with
