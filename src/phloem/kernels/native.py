@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from phloem.errors import ConfigError, FormatError
 from phloem.kernels import _native, efforts
-from phloem.kernels._native import add_products, flip, hadamard, orthonormal, scale_rows_and_columns
 from phloem.kernels.decoder import Put, check_parts, put_all
 from phloem.kernels.efforts import AdaptiveKernels, Held
 from phloem.kernels.logistic import logistic_tables
@@ -28,15 +27,12 @@ Words = npt.NDArray[np.unsignedinteger]
 IndexArray = npt.NDArray[np.int32]
 HeldArray = npt.NDArray[np.int8]
 
-__all__ = [
-    "add_products",
-    "flip",
-    "hadamard",
-    "orthonormal",
-    "scale_rows_and_columns",
-]  # as they are; and all below
-
 NAME = "native"
+
+# Those that need nothing around them; `matrices` and `hadamard` say what they do.
+add_products, orthonormal = _native.add_products, _native.orthonormal
+scale_rows_and_columns = _native.scale_rows_and_columns
+hadamard, flip = _native.hadamard, _native.flip
 
 _DAMAGED = "The frame is damaged, or meant for another model."
 _PUTS = ("store", "add", "subtract", "accumulate")
