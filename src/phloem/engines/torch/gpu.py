@@ -94,7 +94,9 @@ def split(device: torch.device) -> Split:
         if float(tried[0]) != 1.0 or float(tried[1]) != 0.0:
             raise RuntimeError("its sums are wrong")
     except Exception as error:
-        _log.warning("thin matrices are added up by torch (same results, slower), for Triton fails: %s", error)
+        _log.warning(
+            "thin matrices are added up by torch (same results, slower), for Triton fails: %s", error
+        )
         return split_by_passes
     return triton.split
 
