@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.engines.torch.in_threads import Letters, ThreadPeers
 
 from phloem.engines.torch import owing, saving
+from phloem.engines.torch.reduction import Reduction
+from phloem.engines.torch.settings import Settings, codecs_of
 from phloem.errors import ConfigError, StateError
 
 SHAPES: dict[str, tuple[int, ...]] = {"w[odd]": (200, 300), "b": (7,)}
@@ -121,3 +124,21 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(StateError, match=path.name):
         saving.newest(tmp_path, 1, 0)
+
+
+def test_residuals_are_float32_whatever_torch_makes_of_numbers() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert owing.Owed().begin("w", (2, 3)).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_what_is_owed_of_a_single_number_is_saved() -> None:
+    settings = Settings(*codecs_of(4.0, None, None, "fast", 4.0), 0, "adam", 0, 0, 0, False)
+    parameters = {"temperature": torch.nn.Parameter(torch.ones(()))}
+    reduction = Reduction(ThreadPeers(Letters(), 2, 0), parameters, settings, False, 0)
+    reduction.owed.own["temperature"] = torch.tensor(0.5)
+    saved = reduction.saved(2.0)["own"]["temperature"]
+    assert saved.shape == ()
+    assert float(saved) == 0.25

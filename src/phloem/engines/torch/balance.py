@@ -25,7 +25,7 @@ from phloem.engines.torch.owing import matrix_of
 from phloem.kernels import backend
 from phloem.tensors import Array
 
-#: Steps between two looks at the means: scales change slowly, and a look costs as much as a frame.
+#: Steps between two looks at the means: scales change slowly.
 EVERY = 5
 _FORGETS = 0.3  # of the moving average at every look
 _BITS = 20  # of a value in the whole numbers that are squared
